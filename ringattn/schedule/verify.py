@@ -1,0 +1,339 @@
+"""Prove that a schedule computes attention: every block once, with its inputs there, every result home once.
+
+The verifier plays a schedule step by step on sets of names. It knows nothing of how schedules are built, so a user's
+own is checked as the built-in ones are, and it names the first fault in words.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringattn.schedule.value import Kind, Move, Schedule, Side, Step
+
+Item = tuple[Side, int, int]  # side, chunk, head group
+
+
+class ScheduleError(ValueError):
+    """A schedule that would not compute attention; the text names the first fault."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a correct schedule asks of its ranks. One entry a rank, summed over what is counted in `size`.
+
+    peak_parcels: the most that parcels of other ranks, and copies of its own parcels set out for sending, take up at
+        any time; with the default size the number of (chunk, head group) pairs of either side.
+    peak_partials: the same for results on their way: made here for others, or arriving from others.
+    peak: the most that both take up together.
+    sent: what the rank sends in all.
+    """
+
+    steps: int
+    tasks: int
+    moves: int
+    peak_parcels: tuple[int, ...]
+    peak_partials: tuple[int, ...]
+    peak: tuple[int, ...]
+    sent: tuple[int, ...]
+
+
+def verify(
+    schedule: Schedule,
+    visible: NDArray[np.bool_] | None = None,
+    *,
+    backward: bool = False,
+    size: Callable[[Kind, Side, int, int], int] | None = None,
+) -> Verification:
+    """Check `schedule`; raise ScheduleError at the first fault.
+
+    visible: bool [query chunks, key chunks], the blocks with work in them; all unless given.
+    backward: check the way home of the results on the key side (dk, dv) as well.
+    size: what a chunk takes up, given (kind, side, chunk, head group); 1 each unless given. With the bytes of
+        `ringattn.schedule.traffic` the figures are bytes.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _Play(schedule, visible, backward, size).run()
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class _Play:
+    """The state of a schedule being played: who has what, what is computed, what is under way."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        visible: NDArray[np.bool_] | None,
+        backward: bool,
+        size: Callable[[Kind, Side, int, int], int] | None,
+    ) -> None:
+        self.schedule = schedule
+        self.visible = visible
+        self.sides = (Side.QUERY, Side.KEY) if backward else (Side.QUERY,)
+        self.size = size
+        each = schedule.chunks_per_rank
+        self.owner = [chunk // each for chunk in range(schedule.chunks)]
+        # has[rank]: parcels of others -> the step whose end brought them. results[rank]: partials of others' chunks.
+        self.has: list[dict[Item, int]] = [{} for _ in range(schedule.world)]
+        self.results: list[set[Item]] = [set() for _ in range(schedule.world)]
+        self.under_way: defaultdict[int, list[tuple[int, Move]]] = defaultdict(list)
+        self.done = np.zeros((len(schedule.heads), schedule.chunks, schedule.chunks), dtype=np.uint8)
+        self.tasks = self.moves = 0
+        self.lives = _Lives(schedule, size)
+
+    def run(self) -> Verification:
+        self._check_form()
+        for index, step in enumerate(self.schedule.steps):
+            self._start_moves(index, step)
+            self._run_tasks(index, step)
+            self._end_step(index)
+        self._check_end()
+        peak_parcels, peak_partials, peak, sent = self.lives.figures()
+        return Verification(
+            len(self.schedule.steps), self.tasks, self.moves, peak_parcels, peak_partials, peak, sent
+        )
+
+    def _check_form(self) -> None:
+        s = self.schedule
+        if s.world < 1 or s.chunks_per_rank < 1 or not s.heads:
+            raise ScheduleError(
+                f"schedule {s.name!r} needs at least one rank, one chunk on each and one head group, got "
+                f"{s.world} ranks, {s.chunks_per_rank} chunks on each and {len(s.heads)} head groups"
+            )
+        reached = 0
+        for start, stop in s.heads:
+            if start != reached or stop < start:
+                raise ScheduleError(
+                    f"schedule {s.name!r}: head groups follow one another without gap or overlap, got {s.heads}"
+                )
+            reached = stop
+        if self.visible is not None and self.visible.shape != (s.chunks, s.chunks):
+            raise ScheduleError(
+                f"schedule {s.name!r} is over {s.chunks} chunks, the mask's blocks over {self.visible.shape}"
+            )
+
+    def _start_moves(self, index: int, step: Step) -> None:
+        schedule, owner = self.schedule, self.owner
+        for move in step.moves:
+            source, target, kind, side, chunks, heads, due = move
+            self.moves += 1
+            if not (0 <= source < schedule.world and 0 <= target < schedule.world):
+                raise self._fault(index, move, f"there are ranks 0 to {schedule.world - 1} only")
+            if source == target:
+                raise self._fault(index, move, "a rank does not send to itself")
+            if not index <= due < len(schedule.steps):
+                raise self._fault(
+                    index, move, f"it is due at the end of step {due}, which is not one of steps {index} to "
+                    f"{len(schedule.steps) - 1}"
+                )  # fmt: skip
+            if not chunks or not 0 <= heads < len(schedule.heads):
+                raise self._fault(index, move, "it names no chunk, or a head group that is not there")
+            if side not in self.sides and kind is Kind.PARTIAL:
+                continue
+            held = self.has[source] if kind is Kind.PARCEL else self.results[source]
+            for chunk in chunks:
+                item = (side, chunk, heads)
+                if kind is Kind.PARCEL:
+                    if owner[chunk] != source and held.get(item, index) >= index:
+                        raise self._fault(index, move, self._absence(source, item, index))
+                    if owner[chunk] == target:
+                        raise self._fault(index, move, f"chunk {chunk} is rank {target}'s own")
+                elif item not in held:
+                    raise self._fault(
+                        index,
+                        move,
+                        f"rank {source} has no result for chunk {chunk} at that time: nothing was computed for it "
+                        "there yet, or it was sent before",
+                    )
+            if kind is Kind.PARTIAL:
+                held.difference_update([(side, chunk, heads) for chunk in chunks])
+            self.under_way[due].append((index, move))
+            self.lives.move(index, move)
+
+    def _run_tasks(self, index: int, step: Step) -> None:
+        owner, has, results = self.owner, self.has, self.results
+        backward = Side.KEY in self.sides
+        for rank, queries, keys, heads in step.tasks:
+            self.tasks += 1
+            for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
+                for chunk in chunks:
+                    if owner[chunk] != rank and has[rank].get((side, chunk, heads), index) >= index:
+                        raise ScheduleError(
+                            f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes queries of chunks "
+                            f"{_listed(queries)} with keys of chunks {_listed(keys)}, but "
+                            + self._absence(rank, (side, chunk, heads), index)
+                        )
+            self._mark(index, rank, queries, keys, heads)
+            for q in queries:
+                if owner[q] != rank:
+                    results[rank].add((Side.QUERY, q, heads))
+            if backward:
+                for k in keys:
+                    if owner[k] != rank:
+                        results[rank].add((Side.KEY, k, heads))
+            self.lives.task(index, rank, queries, keys, heads, backward)
+
+    def _mark(self, index: int, rank: int, queries: tuple[int, ...], keys: tuple[int, ...], heads: int) -> None:
+        done = self.done[heads]
+        for q in queries:
+            row = done[q]
+            for k in keys:
+                if row[k] and (self.visible is None or self.visible[q, k]):
+                    raise ScheduleError(
+                        f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes the block of query chunk "
+                        f"{q} with key chunk {k} (head group {heads}) a second time; a block must be computed once"
+                    )
+                row[k] = 1
+
+    def _end_step(self, index: int) -> None:
+        owner = self.owner
+        for _, move in self.under_way.pop(index, ()):
+            _, target, kind, side, chunks, heads, _ = move
+            if kind is Kind.PARTIAL:
+                here = self.results[target]
+                here.update((side, c, heads) for c in chunks if owner[c] != target)
+                continue
+            has = self.has[target]
+            for chunk in chunks:
+                item = (side, chunk, heads)
+                if item in has:
+                    raise self._fault(
+                        index, move, f"rank {target} already has what it brings of chunk {chunk}", verb="arrives"
+                    )
+                has[item] = index
+
+    def _check_end(self) -> None:
+        for rank, left in enumerate(self.results):
+            if left:
+                side, chunk, heads = min(left)
+                raise ScheduleError(
+                    f"schedule {self.schedule.name!r}: the result of {_things(Kind.PARTIAL, side)} of chunk {chunk} "
+                    f"(head group {heads}) that rank {rank} holds never gets home to rank {self.owner[chunk]}"
+                )
+        for heads, (start, stop) in enumerate(self.schedule.heads):
+            missing = self.done[heads] == 0
+            if self.visible is not None:
+                missing &= self.visible
+            if start < stop and missing.any():
+                q, k = (int(i) for i in np.argwhere(missing)[0])
+                raise ScheduleError(
+                    f"schedule {self.schedule.name!r}: nobody computes the block of query chunk {q} with key chunk "
+                    f"{k} (head group {heads}); {int(missing.sum())} blocks are missing in all"
+                )
+
+    def _absence(self, rank: int, item: Item, index: int) -> str:
+        side, chunk, heads = item
+        what = f"the {_things(Kind.PARCEL, side)} of chunk {chunk} (head group {heads}) are not at rank {rank} then: "
+        for due in sorted(self.under_way):
+            for _, move in self.under_way[due]:
+                if move.target == rank and move.kind is Kind.PARCEL and move.side == side and chunk in move.chunks:
+                    return what + f"they arrive when step {due} ends, too late"
+        for later, step in enumerate(self.schedule.steps[index:], start=index):
+            for move in step.moves:
+                if move.target == rank and move.kind is Kind.PARCEL and move.side == side and chunk in move.chunks:
+                    return what + f"they arrive when step {move.due} ends (sent in step {later}), too late"
+        return what + "no move brings them"
+
+    def _fault(self, index: int, move: Move, why: str, verb: str = "starts") -> ScheduleError:
+        return ScheduleError(
+            f"schedule {self.schedule.name!r}, step {index}: the move of {_things(move.kind, move.side)} of chunks "
+            f"{_listed(move.chunks)} (head group {move.heads}) from rank {move.source} to rank {move.target} that "
+            f"{verb} here is wrong: {why}"
+        )
+
+
+class _Lives:
+    """From which step to which step each thing takes up memory, and what that comes to at the worst time.
+
+    A parcel that arrives lives from the step in which its receive is posted to its last use: a task, or the end of a
+    move on. A rank's own chunks take up nothing, but what is packed for sending lives while it is sent. A result
+    for others lives from the first task for it to the end of the move that takes it away, and one that arrives from
+    the step in which its receive is posted to that step's end.
+    """
+
+    def __init__(self, schedule: Schedule, size: Callable[[Kind, Side, int, int], int] | None) -> None:
+        self.schedule = schedule
+        self.size = size
+        world, steps = schedule.world, len(schedule.steps)
+        # change[kind][rank, step]: what begins to take up memory in a step less what ended in the one before.
+        self.change = {kind: np.zeros((world, steps + 2), dtype=np.int64) for kind in Kind}
+        self.sent = np.zeros(world, dtype=np.int64)
+        # What a rank holds now: its first and last step, and what it takes up.
+        self.open: list[dict[tuple[Kind, Item], list[int]]] = [{} for _ in range(world)]
+
+    def _of(self, kind: Kind, side: Side, chunks: tuple[int, ...], heads: int) -> int:
+        if self.size is None:
+            return len(chunks)
+        return sum(self.size(kind, side, chunk, heads) for chunk in chunks)
+
+    def _add(self, kind: Kind, rank: int, first: int, last: int, amount: int) -> None:
+        row = self.change[kind][rank]
+        row[first] += amount
+        row[last + 1] -= amount
+
+    def move(self, index: int, move: Move) -> None:
+        source, target, kind, side, chunks, heads, due = move
+        amount = self._of(kind, side, chunks, heads)
+        self.sent[source] += amount
+        owner = self.schedule.owner
+        for chunk in chunks:
+            item = (kind, (side, chunk, heads))
+            here = self.open[source]
+            if kind is Kind.PARCEL:
+                if owner(chunk) == source:
+                    self._add(kind, source, index, due, self._of(kind, side, (chunk,), heads))
+                else:
+                    here[item][1] = max(here[item][1], due)
+                self.open[target][item] = [index, due]
+            else:
+                first, _ = here.pop(item)
+                self._add(kind, source, first, due, self._of(kind, side, (chunk,), heads))
+                self._add(kind, target, index, due, self._of(kind, side, (chunk,), heads))
+                if owner(chunk) != target:
+                    life = self.open[target].setdefault(item, [due, due])
+                    life[0] = min(life[0], due)
+
+    def task(
+        self,
+        index: int,
+        rank: int,
+        queries: tuple[int, ...],
+        keys: tuple[int, ...],
+        heads: int,
+        backward: bool,
+    ) -> None:
+        owner, here = self.schedule.owner, self.open[rank]
+        for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
+            for chunk in chunks:
+                if owner(chunk) != rank:
+                    here[Kind.PARCEL, (side, chunk, heads)][1] = index
+                    if side is Side.QUERY or backward:
+                        here.setdefault((Kind.PARTIAL, (side, chunk, heads)), [index, index])
+
+    def figures(self) -> tuple[tuple[int, ...], ...]:
+        for rank, held in enumerate(self.open):
+            for (kind, (side, chunk, heads)), (first, last) in held.items():
+                self._add(kind, rank, first, last, self._of(kind, side, (chunk,), heads))
+        parcels, partials = (np.cumsum(self.change[kind], axis=1) for kind in (Kind.PARCEL, Kind.PARTIAL))
+        columns = (parcels.max(axis=1), partials.max(axis=1), (parcels + partials).max(axis=1), self.sent)
+        return tuple(tuple(int(value) for value in column) for column in columns)
+
+
+def _things(kind: Kind, side: Side) -> str:
+    if kind is Kind.PARCEL:
+        return "queries" if side is Side.QUERY else "keys and values"
+    return "query results" if side is Side.QUERY else "key and value gradients"
+
+
+def _listed(chunks: tuple[int, ...]) -> str:
+    shown = ", ".join(str(chunk) for chunk in chunks[:4])
+    return shown if len(chunks) <= 4 else f"{shown} ... ({len(chunks)} of them)"
