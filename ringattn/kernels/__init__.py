@@ -1,0 +1,48 @@
+"""Kernels by name, and the choice of one for a call."""
+
+from __future__ import annotations
+
+from ringattn.kernels.cpu_flash import CpuFlash
+from ringattn.kernels.cuda import CudaCudnn, CudaEfficient, CudaFlash
+from ringattn.kernels.flash_attn import FlashAttn
+from ringattn.kernels.kernel import Kernel, Request
+from ringattn.kernels.naive import Naive
+from ringattn.kernels.tiled import Tiled
+from ringattn.sequence.layout import suggest
+
+# In the order of preference.
+KERNELS: tuple[Kernel, ...] = (
+    FlashAttn(),
+    CudaFlash(),
+    CudaEfficient(),
+    CudaCudnn(),
+    CpuFlash(),
+    Tiled(),
+    Naive(),
+)
+
+
+def choose_kernel(name: str, request: Request) -> Kernel:
+    """The kernel called `name`, or for `auto` the first that serves `request`.
+
+    ValueError where the name is unknown, or that kernel can't serve the request; the text says why.
+    """
+    names = [kernel.name for kernel in KERNELS]
+    if name == "auto":
+        return next(kernel for kernel in KERNELS if kernel.refusal(request) is None)
+    for kernel in KERNELS:
+        if kernel.name == name:
+            refusal = kernel.refusal(request)
+            if refusal:
+                serving = [k.name for k in KERNELS if k.refusal(request) is None]
+                raise ValueError(f"kernel {name!r} {refusal}; these serve: {', '.join(serving)}")
+            return kernel
+    raise ValueError(f"unknown kernel {name!r}{suggest(name, names)}; there are auto, {', '.join(names)}")
+
+
+def explain_kernels(request: Request) -> list[tuple[str, str]]:
+    """Each kernel with why it can't serve `request`, or `chosen` or `serves`; in the order of preference."""
+    chosen = choose_kernel("auto", request).name
+    return [
+        (k.name, k.refusal(request) or ("chosen" if k.name == chosen else "serves")) for k in KERNELS
+    ]

@@ -123,6 +123,7 @@ class _Play:
 
     def _start_moves(self, index: int, step: Step) -> None:
         schedule, owner = self.schedule, self.owner
+        started: list[Move] = []
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
             self.moves += 1
@@ -157,7 +158,8 @@ class _Play:
             if kind is Kind.PARTIAL:
                 held.difference_update([(side, chunk, heads) for chunk in chunks])
             self.under_way[due].append((index, move))
-            self.lives.move(index, move)
+            started.append(move)
+        self.lives.start_moves(index, started)
 
     def _run_tasks(self, index: int, step: Step) -> None:
         owner, has, results = self.owner, self.has, self.results
@@ -196,6 +198,7 @@ class _Play:
 
     def _end_step(self, index: int) -> None:
         owner = self.owner
+        self.lives.end_step(index)
         for _, move in self.under_way.pop(index, ()):
             _, target, kind, side, chunks, heads, _ = move
             if kind is Kind.PARTIAL:
@@ -252,12 +255,13 @@ class _Play:
 
 
 class _Lives:
-    """From which step to which step each thing takes up memory, and what that comes to at the worst time.
+    """From which step to which step each message takes up memory, and what that comes to at the worst time.
 
-    A parcel that arrives lives from the step in which its receive is posted to its last use: a task, or the end of a
-    move on. A rank's own chunks take up nothing, but what is packed for sending lives while it is sent. A result
-    for others lives from the first task for it to the end of the move that takes it away, and one that arrives from
-    the step in which its receive is posted to that step's end.
+    All moves of one kind from one rank to another that start and are due together are one message. What arrives
+    lives from the step in which its receive is posted to the last use of any part of it. Parcels that set out are
+    sent from where they lie if they are just what one message brought; otherwise they are packed, and the packed
+    copy lives while it is sent. Results for others live, message by message, from the first of them that is made or
+    arrives to the end of the move that takes them away.
     """
 
     def __init__(self, schedule: Schedule, size: Callable[[Kind, Side, int, int], int] | None) -> None:
@@ -267,40 +271,53 @@ class _Lives:
         # change[kind][rank, step]: what begins to take up memory in a step less what ended in the one before.
         self.change = {kind: np.zeros((world, steps + 2), dtype=np.int64) for kind in Kind}
         self.sent = np.zeros(world, dtype=np.int64)
-        # What a rank holds now: its first and last step, and what it takes up.
-        self.open: list[dict[tuple[Kind, Item], list[int]]] = [{} for _ in range(world)]
-
-    def _of(self, kind: Kind, side: Side, chunks: tuple[int, ...], heads: int) -> int:
-        if self.size is None:
-            return len(chunks)
-        return sum(self.size(kind, side, chunk, heads) for chunk in chunks)
+        # brought[rank]: a parcel's item -> the life of its message: [first step, last step, amount, items in it].
+        self.brought: list[dict[Item, list[int]]] = [{} for _ in range(world)]
+        self.first_made: list[dict[Item, int]] = [{} for _ in range(world)]
+        self.arriving: defaultdict[int, list[tuple[int, Item]]] = defaultdict(list)
+        self.lives: list[tuple[int, list[int]]] = []
 
     def _add(self, kind: Kind, rank: int, first: int, last: int, amount: int) -> None:
         row = self.change[kind][rank]
         row[first] += amount
         row[last + 1] -= amount
 
-    def move(self, index: int, move: Move) -> None:
-        source, target, kind, side, chunks, heads, due = move
-        amount = self._of(kind, side, chunks, heads)
-        self.sent[source] += amount
-        owner = self.schedule.owner
-        for chunk in chunks:
-            item = (kind, (side, chunk, heads))
-            here = self.open[source]
-            if kind is Kind.PARCEL:
-                if owner(chunk) == source:
-                    self._add(kind, source, index, due, self._of(kind, side, (chunk,), heads))
-                else:
-                    here[item][1] = max(here[item][1], due)
-                self.open[target][item] = [index, due]
+    def start_moves(self, index: int, moves: list[Move]) -> None:
+        messages: defaultdict[tuple[int, int, Kind, int], list[Item]] = defaultdict(list)
+        for source, target, kind, side, chunks, heads, due in moves:
+            messages[source, target, kind, due].extend([(side, chunk, heads) for chunk in chunks])
+        for (source, target, kind, due), items in messages.items():
+            if self.size is None:
+                amount = len(items)
             else:
-                first, _ = here.pop(item)
-                self._add(kind, source, first, due, self._of(kind, side, (chunk,), heads))
-                self._add(kind, target, index, due, self._of(kind, side, (chunk,), heads))
-                if owner(chunk) != target:
-                    life = self.open[target].setdefault(item, [due, due])
-                    life[0] = min(life[0], due)
+                amount = sum(self.size(kind, *item) for item in items)
+            self.sent[source] += amount
+            if kind is Kind.PARCEL:
+                self._parcels(index, due, source, target, items, amount)
+            else:
+                made = self.first_made[source]
+                self._add(kind, source, min([made.pop(item) for item in items]), due, amount)
+                self._add(kind, target, index, due, amount)
+                self.arriving[due].extend([(target, item) for item in items])
+
+    def _parcels(
+        self, index: int, due: int, source: int, target: int, items: list[Item], amount: int
+    ) -> None:
+        brought = self.brought[source]
+        lives = [brought.get(item) for item in items]
+        first = lives[0]
+        if first is not None and first[3] == len(items) and all(life is first for life in lives):
+            first[1] = max(first[1], due)
+        else:
+            self._add(Kind.PARCEL, source, index, due, amount)
+            for life in lives:
+                if life is not None:
+                    life[1] = max(life[1], index)
+        life = [index, due, amount, len(items)]
+        self.lives.append((target, life))
+        here = self.brought[target]
+        for item in items:
+            here[item] = life
 
     def task(
         self,
@@ -311,18 +328,26 @@ class _Lives:
         heads: int,
         backward: bool,
     ) -> None:
-        owner, here = self.schedule.owner, self.open[rank]
+        brought, made, each = self.brought[rank], self.first_made[rank], self.schedule.chunks_per_rank
         for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
             for chunk in chunks:
-                if owner(chunk) != rank:
-                    here[Kind.PARCEL, (side, chunk, heads)][1] = index
+                if chunk // each != rank:
+                    item = (side, chunk, heads)
+                    life = brought[item]
+                    if life[1] < index:
+                        life[1] = index
                     if side is Side.QUERY or backward:
-                        here.setdefault((Kind.PARTIAL, (side, chunk, heads)), [index, index])
+                        made.setdefault(item, index)
+
+    def end_step(self, index: int) -> None:
+        each = self.schedule.chunks_per_rank
+        for target, item in self.arriving.pop(index, ()):
+            if item[1] // each != target:
+                self.first_made[target].setdefault(item, index)
 
     def figures(self) -> tuple[tuple[int, ...], ...]:
-        for rank, held in enumerate(self.open):
-            for (kind, (side, chunk, heads)), (first, last) in held.items():
-                self._add(kind, rank, first, last, self._of(kind, side, (chunk,), heads))
+        for rank, (first, last, amount, _) in self.lives:
+            self._add(Kind.PARCEL, rank, first, last, amount)
         parcels, partials = (np.cumsum(self.change[kind], axis=1) for kind in (Kind.PARCEL, Kind.PARTIAL))
         columns = (parcels.max(axis=1), partials.max(axis=1), (parcels + partials).max(axis=1), self.sent)
         return tuple(tuple(int(value) for value in column) for column in columns)

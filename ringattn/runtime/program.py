@@ -1,0 +1,136 @@
+"""One rank's view of a schedule: which messages it posts and computes step by step, and how long each buffer lives.
+
+All moves of one kind between two ranks that start and are due together are one message: a rank posts one send and
+one receive for it, whatever number of chunks and heads it carries. No torch here: a program is compiled once for a
+shape and read by the executor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from ringattn.schedule.value import Kind, Schedule, Side, Task
+
+Item = tuple[Side, int, int]  # side, chunk, head group
+
+
+@dataclass(eq=False)
+class Message:
+    """Parcels or partials between this rank and `peer`.
+
+    items: what it carries, in the order of its bytes.
+    first, last: the steps in which its buffer is taken and given back.
+    forwards: the received message from whose buffer this one is sent as it lies.
+    """
+
+    kind: Kind
+    peer: int
+    step: int
+    due: int
+    items: tuple[Item, ...]
+    first: int
+    last: int
+    forwards: Message | None = None
+
+
+@dataclass(eq=False)
+class ProgramStep:
+    """What this rank does in one step: receives and sends posted, tasks computed, then what is waited for."""
+
+    receives: list[Message] = field(default_factory=list)
+    sends: list[Message] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    arrivals: list[Message] = field(default_factory=list)
+    departures: list[Message] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Program:
+    """Compiled from a schedule that has been verified.
+
+    destined: partial results made here for other ranks' chunks: in step s, item -> the message that takes it away.
+    """
+
+    rank: int
+    steps: list[ProgramStep]
+    destined: dict[tuple[int, Item], Message]
+
+
+def compile_program(schedule: Schedule, rank: int, *, backward: bool) -> Program:
+    """The program of `rank` for the forward, or for the backward, of `schedule`."""
+    each = schedule.chunks_per_rank
+    steps = [ProgramStep() for _ in schedule.steps]
+    brought: dict[Item, Message] = {}
+    first_made: dict[Item, int] = {}
+    made_in: defaultdict[Item, list[int]] = defaultdict(list)
+    destined: dict[tuple[int, Item], Message] = {}
+    for index, step in enumerate(schedule.steps):
+        here = steps[index]
+        for (source, target, kind, due), items in _messages(schedule, index, rank, backward).items():
+            if source == rank:
+                message = Message(kind, target, index, due, items, index, due)
+                if kind is Kind.PARCEL:
+                    _forward_or_pack(message, brought)
+                else:
+                    message.first = min(first_made.pop(item) for item in items)
+                    for item in items:
+                        for made in made_in.pop(item):
+                            destined[made, item] = message
+                here.sends.append(message)
+                steps[due].departures.append(message)
+            else:
+                message = Message(kind, source, index, due, items, index, due)
+                here.receives.append(message)
+                steps[due].arrivals.append(message)
+        for task in step.tasks:
+            if task.rank != rank:
+                continue
+            here.tasks.append(task)
+            for side, chunks in ((Side.QUERY, task.queries), (Side.KEY, task.keys)):
+                for chunk in chunks:
+                    if chunk // each != rank:
+                        item = (side, chunk, task.heads)
+                        brought[item].last = max(brought[item].last, index)
+                        if side is Side.QUERY or backward:
+                            first_made.setdefault(item, index)
+                            made_in[item].append(index)
+        for message in here.arrivals:
+            for item in message.items:
+                if message.kind is Kind.PARCEL:
+                    brought[item] = message
+                elif item[1] // each != rank:
+                    first_made.setdefault(item, index)
+                    made_in[item].append(index)
+    return Program(rank, steps, destined)
+
+
+def _messages(
+    schedule: Schedule, index: int, rank: int, backward: bool
+) -> dict[tuple[int, int, Kind, int], tuple[Item, ...]]:
+    """This rank's messages that start in a step, in an order that both ends share: (source, target, kind, due)."""
+    found: defaultdict[tuple[int, int, Kind, int], list[Item]] = defaultdict(list)
+    for move in schedule.steps[index].moves:
+        if rank not in (move.source, move.target):
+            continue
+        if move.kind is Kind.PARTIAL and move.side is Side.KEY and not backward:
+            continue
+        found[move.source, move.target, move.kind, move.due].extend(
+            (move.side, chunk, move.heads) for chunk in move.chunks
+        )
+    # Rows of one side and head group lie one behind the other, so that a task reads them as one tensor.
+    return {
+        key: tuple(sorted(found[key], key=lambda item: (item[0], item[2], item[1]))) for key in sorted(found)
+    }
+
+
+def _forward_or_pack(message: Message, brought: dict[Item, Message]) -> None:
+    origins = [brought.get(item) for item in message.items]
+    first = origins[0]
+    if first is not None and len(first.items) == len(origins) and all(o is first for o in origins):
+        message.forwards = first
+        first.last = max(first.last, message.due)
+        return
+    for origin in origins:
+        if origin is not None:
+            origin.last = max(origin.last, message.step)
