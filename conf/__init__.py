@@ -1,0 +1,1 @@
+"""Hydra's groups: the YAML files beside this one. `ringattn.launch.compose` reads them."""

@@ -1,0 +1,67 @@
+"""`ringattn COMMAND`: one module a command, imported only when it is asked for.
+
+`ringattn --help` and `ringattn COMMAND --help` import neither torch nor transformers nor Hydra.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+# command: (module with `run(arguments) -> exit code`, one line of help)
+COMMANDS = {
+    "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
+    "doctor": ("ringattn.launch.doctor", "show what works on this machine"),
+}
+
+USAGE = "usage: ringattn COMMAND [--help] [arguments]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 2 for a mistake in the input, as argparse does."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        from ringattn import __version__
+
+        print(f"ringattn {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        print(
+            f"ringattn: there is no command {command!r}.{hint} The commands are {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    module = import_module(COMMANDS[command][0])
+    try:
+        code: int = module.run(rest)
+    except ValueError as error:
+        from ringattn.launch.failure import one_sentence
+
+        print(f"ringattn: {one_sentence(error)}", file=sys.stderr, flush=True)
+        return 2
+    return code
+
+
+def overview() -> str:
+    """The help of the command itself."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            USAGE,
+            "",
+            "Train any Hugging Face causal language model on sequences longer than one device can hold.",
+            "",
+            *lines,
+            "",
+            "`ringattn COMMAND --help` says what a command takes.",
+        ]
+    )

@@ -1,0 +1,144 @@
+"""Overrides from the command line into one checked `RunConfig`, with suggestions where a word is wrong.
+
+Hydra composes the groups in `conf/`. It is asked only after every override names something that exists:
+Hydra's own advice for an unknown key is to add it with `+`, which turns a typing error into a setting that
+nobody reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ringattn.conf
+
+from ringattn.planner.architecture import architecture_of, read_config
+from ringattn.schedule import parse as parse_schedule
+from ringattn.schedule import schedules
+from ringattn.sequence.layout import make_layout
+from ringattn.training.config import RunConfig, from_mapping, mesh_shape
+from ringattn.training.typed import keys, suggest
+
+# A path says which variant of its group is meant.
+IMPLIED = {"model.path": ("model", "folder"), "data.path": ("data", "file")}
+
+
+def conf_folder() -> Path:
+    """Where the installed groups are."""
+    return Path(str(ringattn.conf.__file__)).parent
+
+
+def groups() -> dict[str, list[str]]:
+    """Each group and its choices; `schedule` takes the names of the schedules."""
+    found = {
+        path.name: sorted(choice.stem for choice in path.glob("*.yaml"))
+        for path in sorted(conf_folder().iterdir())
+        if path.is_dir() and any(path.glob("*.yaml"))
+    }
+    found["schedule"] = schedules()
+    return found
+
+
+def compose(overrides: Sequence[str], *, world: int | None = None, now: float | None = None) -> RunConfig:
+    """The configuration that `overrides` (Hydra's `key=value` and `group=choice`) make.
+
+    `world` is the number of ranks where a launcher has started them already (null: launcher.processes), `now`
+    the time in seconds that an unnamed run folder is called after.
+
+    Raises:
+        ValueError: an unknown key, group choice or value, with a suggestion; a rule that the values break.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    wanted = rewrite(overrides)
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            composed = hydra_compose("config", overrides=wanted)
+            missing = sorted(OmegaConf.missing_keys(composed))
+            if missing:
+                raise ValueError(
+                    f"the setting {missing[0]} is required and has no value: write {missing[0]}=..."
+                )
+            values: Any = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(
+            f"the settings could not be put together: {str(error).splitlines()[0]} (overrides are "
+            "key=value, with quotes around values that hold commas or brackets)."
+        ) from error
+    _fill(values, now=time.time() if now is None else now)
+    config = from_mapping(values)
+    _check_against_machine(config, world=config.launcher.processes if world is None else world)
+    return config
+
+
+def rewrite(overrides: Sequence[str]) -> list[str]:
+    """Check the names in the overrides, and write the short forms out.
+
+    >>> rewrite(["schedule=ring", "data.path=a.txt"])
+    ['data=file', "schedule.name='ring'", 'data.path=a.txt']
+    """
+    known_groups, known_keys = groups(), keys(RunConfig)
+    result: list[str] = []
+    given = {override.partition("=")[0] for override in overrides}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(
+                "an override is written key=value, got "
+                f"{override!r}.{suggest(name, [*known_keys, *known_groups])} See `ringattn train --help`."
+            )
+        plain = name.lstrip("+~")
+        if plain in known_groups:
+            result.append(_group_choice(plain, value, known_groups[plain]))
+        elif plain in known_keys:
+            if plain in IMPLIED and not {IMPLIED[plain][0]} & given and value not in ("null", ""):
+                result.insert(0, "=".join(IMPLIED[plain]))
+            result.append(f"{plain}={value}")
+        elif any(key.startswith(f"{plain}.") for key in known_keys):
+            inside = [key for key in known_keys if key.startswith(f"{plain}.")]
+            raise ValueError(
+                f"{plain} is a group of settings, got {override!r}: set one of {', '.join(inside)}."
+            )
+        else:
+            raise ValueError(
+                f"there is no setting {plain}.{suggest(plain, [*known_keys, *known_groups])} "
+                "See `ringattn train --help`."
+            )
+    return result
+
+
+def _group_choice(group: str, choice: str, choices: list[str]) -> str:
+    if group == "schedule":
+        return f"schedule.name='{choice}'"
+    if choice not in choices:
+        raise ValueError(
+            f"{group} must be one of {', '.join(choices)}, got {choice!r}.{suggest(choice, choices)} "
+            f"Write for example {group}={choices[0]}."
+        )
+    return f"{group}={choice}"
+
+
+def _fill(values: dict[str, Any], *, now: float) -> None:
+    """Values that depend on the place and the time, and paths made absolute."""
+    run = values["run"]
+    if run["folder"] is None:
+        run["folder"] = f"runs/{run['name']}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    for place in (run, values["model"], values["data"]):
+        key = "folder" if place is run else "path"
+        if place[key] is not None:
+            place[key] = str(Path(str(place[key])).expanduser().absolute())
+
+
+def _check_against_machine(config: RunConfig, *, world: int) -> None:
+    """Names and folders that only this machine can confirm."""
+    parse_schedule(config.schedule.name)
+    make_layout(config.schedule.layout, 0, 1)
+    mesh_shape(world, config.mesh.sequence_parallel)
+    if config.model.path is not None:
+        architecture_of(read_config(Path(config.model.path)))

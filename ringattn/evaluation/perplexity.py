@@ -1,0 +1,102 @@
+"""Perplexity by position: does a model use what lies far back?
+
+The loss of every position of held-out sequences, averaged in position ranges that double. A model that uses
+its whole context keeps getting better to the right; one that does not goes flat, and one beyond its positions
+goes up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+FIRST_RANGE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionRange:
+    """Mean losses in nats over positions `start` to `stop` (excluded) of all sequences."""
+
+    start: int
+    stop: int
+    tokens: int
+    loss: float
+    bigram_loss: float
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    @property
+    def bigram_perplexity(self) -> float:
+        return math.exp(self.bigram_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionReport:
+    """Held-out figures of a model and of the bigram model on the very same tokens."""
+
+    sequences: int
+    length: int
+    loss: float
+    bigram_loss: float
+    ranges: tuple[PositionRange, ...]
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    @property
+    def bigram_perplexity(self) -> float:
+        return math.exp(self.bigram_loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the perplexities written out."""
+        values = asdict(self) | {"perplexity": self.perplexity, "bigram_perplexity": self.bigram_perplexity}
+        values["ranges"] = [
+            asdict(r) | {"perplexity": r.perplexity, "bigram_perplexity": r.bigram_perplexity}
+            for r in self.ranges
+        ]
+        return values
+
+
+def position_ranges(length: int, first: int = FIRST_RANGE) -> list[tuple[int, int]]:
+    """(start, stop) ranges that cover `length` positions, each as long as all before it.
+
+    >>> position_ranges(2048)
+    [(0, 256), (256, 512), (512, 1024), (1024, 2048)]
+    """
+    ranges, start, stop = [], 0, first
+    while start < length:
+        ranges.append((start, min(stop, length)))
+        start, stop = stop, 2 * stop
+    return ranges
+
+
+def report(losses: np.ndarray, bigram_losses: np.ndarray) -> PositionReport:
+    """Summarize token losses [sequences, length], the model's and the bigram's on the same tokens."""
+    if losses.shape != bigram_losses.shape or losses.ndim != 2 or 0 in losses.shape:
+        raise ValueError(
+            "losses and bigram losses must both be [sequences, length] with at least one token, got "
+            f"{list(losses.shape)} and {list(bigram_losses.shape)}: evaluate both on the same windows."
+        )
+    sequences, length = losses.shape
+    return PositionReport(
+        sequences=sequences,
+        length=length,
+        loss=float(losses.mean()),
+        bigram_loss=float(bigram_losses.mean()),
+        ranges=tuple(
+            PositionRange(
+                start=start,
+                stop=stop,
+                tokens=sequences * (stop - start),
+                loss=float(losses[:, start:stop].mean()),
+                bigram_loss=float(bigram_losses[:, start:stop].mean()),
+            )
+            for start, stop in position_ranges(length)
+        ),
+    )

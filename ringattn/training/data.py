@@ -1,0 +1,101 @@
+"""Tokens on disk, and which of them a step reads.
+
+The order is a function of (seed, step) alone: a run that stops and starts again, or runs on other ranks with
+the same number of sequences a step, reads the same text in the same order. In each epoch the text is cut into
+windows that do not overlap, from an offset that the epoch draws, and the windows are shuffled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ringattn.training.config import RunConfig
+from ringattn.training.text import read_text, split
+from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, train_bpe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedText:
+    """Training and held-out token ids, int32 [n] each, memory-mapped, and figures of the text."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+    vocabulary: int
+    held_out_characters: int
+
+
+def prepare(config: RunConfig, folder: Path) -> TokenizedText:
+    """Read, split and tokenize the text of a run into `folder` (`train.npy`, `held_out.npy`, `tokenizer/`).
+
+    Raises:
+        ValueError: the text is missing, empty, or shorter than one sequence.
+    """
+    length = config.trainer.sequence_length
+    text = read_text(config.data)
+    train_text, held_out_text = split(text, config.data.held_out)
+    if config.model.architecture is None:
+        tokenizer = load_tokenizer(Path(str(config.model.path)))
+    else:
+        tokenizer = train_bpe(train_text, config.model.architecture.vocabulary)
+    train, held_out = encode(tokenizer, train_text), encode(tokenizer, held_out_text)
+    source = "the King James Bible" if config.data.path is None else config.data.path
+    for name, tokens, remedy in (
+        ("training", train, "lower trainer.sequence_length or give a longer text"),
+        ("held-out", held_out, "lower trainer.sequence_length, raise data.held_out or give a longer text"),
+    ):
+        # One token more than the sequence: each position predicts the next one.
+        if len(tokens) <= length:
+            raise ValueError(
+                f"the {name} text must be longer than one sequence (trainer.sequence_length={length} "
+                f"tokens), but {source} has {len(tokens)} {name} tokens: {remedy}."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "train.npy", train)
+    np.save(folder / "held_out.npy", held_out)
+    if config.model.path is None:
+        save_tokenizer(tokenizer, folder / "tokenizer")
+    summary = {
+        "vocabulary": tokenizer.get_vocab_size(),
+        "train_tokens": len(train),
+        "held_out_tokens": len(held_out),
+        "held_out_characters": len(held_out_text),
+    }
+    (folder / "text.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return load_tokens(folder)
+
+
+def load_tokens(folder: Path) -> TokenizedText:
+    """What `prepare` wrote, memory-mapped."""
+    summary = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+    return TokenizedText(
+        train=np.load(folder / "train.npy", mmap_mode="r"),
+        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        vocabulary=summary["vocabulary"],
+        held_out_characters=summary["held_out_characters"],
+    )
+
+
+def window_start(index: int, *, seed: int, length: int, tokens: int) -> int:
+    """Where the window number `index` of the run starts in a text of `tokens` tokens.
+
+    A window takes `length + 1` tokens, the last one only as a target.
+    """
+    slack = tokens - length - 1
+    if slack < 0:
+        raise ValueError(f"a text of {tokens} tokens has no window of {length} + 1: give a longer text.")
+    windows = max(1, (tokens - 1) // length - 1)  # One less than fit, so that an epoch may shift them.
+    epoch, place = divmod(index, windows)
+    generator = np.random.default_rng((seed, epoch))
+    offset = int(generator.integers(0, min(slack, tokens - 1 - windows * length) + 1))
+    order = generator.permutation(windows)
+    return offset + int(order[place]) * length
+
+
+def read_window(tokens: np.ndarray, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(inputs, targets), int64 [1, length] each: the target of a position is the token after it."""
+    window = np.asarray(tokens[start : start + length + 1], dtype=np.int64)[None]
+    return window[:, :-1], window[:, 1:]

@@ -1,0 +1,163 @@
+"""Cross-entropy over token chunks, so that [tokens, vocabulary] never exists whole, and the scale of a rank's
+loss.
+
+At a million tokens and 128,000 words the logits alone are 512 GB in fp32. Each chunk's logits are made,
+turned into losses and straight into gradients (softmax minus one-hot), and dropped: the backward only scales
+what the forward left, so that the head's matrix product is never computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100
+
+
+def local_loss_scale(*, world: int, accumulation: int, valid_tokens: int) -> float:
+    """What a rank's *sum* of token losses is multiplied by, where gradients are averaged over the world.
+
+    `valid_tokens` counts the labels of the whole global batch (all ranks, all accumulation steps) that are
+    not ignored. The average over ranks and accumulation steps of the scaled losses is then the mean over
+    tokens, however the tokens are spread.
+    """
+    if valid_tokens < 1:
+        raise ValueError(
+            f"a batch needs at least one label that is not {IGNORE}, got {valid_tokens}: check the labels."
+        )
+    return world * accumulation / valid_tokens
+
+
+def chunked_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    chunk: int = 1024,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Sum of token cross-entropies, differentiable in `hidden` and `weight`.
+
+    Args:
+        hidden: [n, hidden size], the states that the output head reads.
+        weight: [vocabulary, hidden size], the head.
+        labels: int64 [n], already shifted; `IGNORE` (-100) counts nothing.
+        chunk: tokens whose logits exist at one time.
+        softcap: Gemma 2's `c * tanh(logits / c)`.
+
+    Returns:
+        A scalar, fp32 (fp64 for fp64 inputs). No tokens give zero.
+    """
+    _check(hidden, weight, labels, chunk)
+    result: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk, softcap)
+    return result
+
+
+@torch.no_grad()
+def token_losses(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    chunk: int = 1024,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Each token's cross-entropy, [n] fp32 (fp64 for fp64 inputs), 0 where the label is `IGNORE`; no
+    gradient.
+    """
+    _check(hidden, weight, labels, chunk)
+    losses = hidden.new_zeros(hidden.shape[0], dtype=_at_least_fp32(hidden.dtype))
+    for part in _chunks(hidden.shape[0], chunk):
+        logits = _logits(hidden[part], weight, softcap)
+        losses[part] = _losses(logits, labels[part])
+    return losses
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        chunk: int,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        precise = _at_least_fp32(hidden.dtype)
+        total = hidden.new_zeros((), dtype=precise)
+        hidden_needs, weight_needs = ctx.needs_input_grad[:2]
+        d_hidden = torch.empty_like(hidden) if hidden_needs else None
+        # Chunks add up in the head's gradient: summed in fp32 and rounded once.
+        d_weight = torch.zeros_like(weight, dtype=precise) if weight_needs else None
+        for part in _chunks(hidden.shape[0], chunk):
+            logits = _logits(hidden[part], weight, softcap)
+            total += _losses(logits, labels[part]).sum()
+            if d_hidden is None and d_weight is None:
+                continue
+            d_logits = _logit_gradient(logits, labels[part], softcap).to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[part] = d_logits @ weight
+            if d_weight is not None:
+                d_weight += d_logits.T @ hidden[part]
+        ctx.gradients = (d_hidden, None if d_weight is None else d_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        d_hidden, d_weight = ctx.gradients
+        return (
+            None if d_hidden is None else d_hidden * d_total.to(d_hidden.dtype),
+            None if d_weight is None else d_weight * d_total.to(d_weight.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _chunks(tokens: int, chunk: int) -> Iterator[slice]:
+    for start in range(0, tokens, chunk):
+        yield slice(start, min(start + chunk, tokens))
+
+
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    logits = (hidden @ weight.T).to(_at_least_fp32(hidden.dtype))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+
+
+def _logit_gradient(logits: torch.Tensor, labels: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """d loss / d logits, before the cap where there is one; zero rows where the label is ignored."""
+    valid = labels != IGNORE
+    gradient = torch.softmax(logits, dim=-1)
+    gradient[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)] -= 1
+    gradient *= valid[:, None]
+    if softcap is not None:
+        gradient *= 1 - (logits / softcap) ** 2  # d tanh, from the capped logits themselves.
+    return gradient
+
+
+def _check(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int) -> None:
+    if hidden.ndim != 2 or weight.ndim != 2 or labels.shape != hidden.shape[:1]:
+        raise ValueError(
+            "the loss takes hidden [n, size], weight [vocabulary, size] and labels [n], got "
+            f"{list(hidden.shape)}, {list(weight.shape)} and {list(labels.shape)}: flatten batch and "
+            "sequence first."
+        )
+    if hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
+        raise ValueError(
+            "hidden states and head must share their size and dtype, got "
+            f"{hidden.shape[1]} of {hidden.dtype} and {weight.shape[1]} of {weight.dtype}: cast one of them."
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least one token, got {chunk}: write for example 1024.")
