@@ -3,7 +3,24 @@
 import random
 from pathlib import Path
 
-WORDS = "the and of to in a that he shall unto for i his they be is not it with all thou".split()
+WORDS = [
+    "the",
+    "and",
+    "of",
+    "to",
+    "in",
+    "a",
+    "that",
+    "he",
+    "shall",
+    "unto",
+    "for",
+    "i",
+    "his",
+    "they",
+    "be",
+    "is",
+]
 
 
 def write_text(path: Path, *, lines: int = 400) -> str:

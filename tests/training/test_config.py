@@ -56,7 +56,7 @@ def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
             "data.path goes with data.source=file, got data.source=kjv and data.path=a.txt",
         ),
         ({"data__source": "file"}, "data.path goes with data.source=file"),
-        ({"trainer__steps": 0}, "trainer.steps must be above 0, got 0: write for example trainer.steps=1."),
+        ({"trainer__steps": 0}, "trainer.steps must be above 0, got 0: write for example trainer.steps=1"),
         ({"trainer__sequence_length": -1}, "trainer.sequence_length must be above 0, got -1"),
         ({"optimizer__clip": float("nan")}, "optimizer.clip must be above 0, got nan"),
         ({"trainer__seed": -1}, "trainer.seed must be 0 or more, got -1"),

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from tiny_run import tiny_mapping, write_text
 
 from ringattn.training.config import from_mapping
 from ringattn.training.data import prepare, read_window, window_start
 from ringattn.training.text import read_file, split
 from ringattn.training.tokenizer import encode, load_tokenizer, train_bpe
-from tiny_run import tiny_mapping, write_text
 
 LENGTH, TOKENS = 10, 105
 
@@ -18,7 +18,7 @@ def starts(seed, indices):
 
 def test_windows_of_an_epoch_do_not_overlap_and_stay_inside():
     epoch = sorted(starts(0, range(9)))
-    assert [b - a for a, b in zip(epoch, epoch[1:])] == [LENGTH] * 8
+    assert np.diff(epoch).tolist() == [LENGTH] * 8
     assert epoch[0] >= 0 and epoch[-1] + LENGTH + 1 <= TOKENS
 
 

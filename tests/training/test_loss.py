@@ -112,7 +112,7 @@ def test_tensors_that_do_not_fit_are_refused(change, message):
 
 
 def test_scaled_sums_average_to_the_mean_however_tokens_are_spread():
-    """Two ranks, two accumulation steps, uneven valid tokens: the average of the scaled sums is the token mean."""
+    """Two ranks, two steps, uneven valid tokens: the average of the scaled sums is the token mean."""
     losses = [[1.0, 2.0, 3.0], [4.0], [], [5.0, 6.0]]  # (rank, step) in any order
     scale = local_loss_scale(world=2, accumulation=2, valid_tokens=6)
     assert sum(sum(part) * scale for part in losses) / 4 == pytest.approx(21 / 6)

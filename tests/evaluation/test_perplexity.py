@@ -1,0 +1,43 @@
+"""Position ranges, and a report from losses that are written out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ringattn.evaluation.held_out import held_out_starts
+from ringattn.evaluation.perplexity import position_ranges, report
+
+
+def test_ranges_double_and_cover_every_position_once():
+    assert position_ranges(2048) == [(0, 256), (256, 512), (512, 1024), (1024, 2048)]
+    assert position_ranges(100) == [(0, 100)]
+    assert position_ranges(600) == [(0, 256), (256, 512), (512, 600)]
+
+
+def test_a_report_averages_each_range_over_the_sequences():
+    losses = np.zeros((2, 512))
+    losses[0, :256], losses[1, :256], losses[:, 256:] = 1.0, 3.0, 0.5
+    made = report(losses, np.full((2, 512), 4.0))
+    assert [(r.start, r.stop, r.tokens, r.loss) for r in made.ranges] == [
+        (0, 256, 512, 2.0),
+        (256, 512, 512, 0.5),
+    ]
+    assert made.loss == 1.25 and made.bigram_loss == 4.0
+    assert made.perplexity == pytest.approx(math.exp(1.25))
+    values = made.to_json()
+    assert values["ranges"][1]["perplexity"] == pytest.approx(math.exp(0.5))
+    assert values["bigram_perplexity"] == pytest.approx(math.exp(4))
+
+
+def test_losses_of_other_windows_are_refused():
+    with pytest.raises(ValueError, match="evaluate both on the same windows"):
+        report(np.zeros((2, 8)), np.zeros((1, 8)))
+
+
+def test_held_out_windows_are_spread_and_share_no_target():
+    assert held_out_starts(101, length=10, sequences=3) == [0, 40, 90]
+    assert held_out_starts(101, length=10, sequences=99) == list(range(0, 100, 10))
+    assert held_out_starts(11, length=10, sequences=4) == [0]
+    with pytest.raises(ValueError, match=r"held-out text has 10 tokens, less than one sequence of 10 \+ 1"):
+        held_out_starts(10, length=10, sequences=1)

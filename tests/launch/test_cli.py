@@ -1,0 +1,79 @@
+"""The command as a person meets it: quick help that imports nothing heavy, and clear refusals."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from ringattn.launch.cli import COMMANDS, main
+
+HEAVY = ("torch", "transformers", "hydra", "tokenizers", "matplotlib", "wandb")
+PROBE = """
+import sys
+from ringattn.launch.cli import main
+code = main(sys.argv[1:])
+heavy = [name for name in {heavy!r} if name in sys.modules]
+assert not heavy, f"imports {{heavy}}"
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["doctor", "--help"]])
+def test_help_imports_nothing_heavy_and_is_quick(words):
+    seconds = []
+    for _ in range(3):  # The machine may be busy: the fastest of three.
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE.format(heavy=HEAVY), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) <= 0.7
+
+
+def test_the_help_lists_every_command(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in COMMANDS)
+
+
+def test_the_help_of_train_lists_groups_and_settings(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "adamw, muon" in shown and "tokenring" in shown and "--dry-run" in shown
+    assert "sequence_length" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["train", "--dryrun"], "the option of `ringattn train` is --dry-run, got --dryrun"),
+        (["train", "trainer.step=1"], "Did you mean 'trainer.steps'?"),
+        (["doctor", "x"], "`ringattn doctor` takes no arguments, got 'x'"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(words, message, capsys):
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
+def test_an_error_from_inside_a_library_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("ringattn.launch.compose.compose", lambda words: int("not a number of ours"))
+    import json
+
+    monkeypatch.setattr("ringattn.launch.compose.compose", lambda words: json.loads("{"))
+    with pytest.raises(ValueError, match="Expecting property name"):
+        main(["train"])
+
+
+def test_doctor_says_what_works(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    lines = {line[4:].split("  ")[0]: line[:2] for line in shown.splitlines()}
+    assert lines["torch"] == lines["gloo"] == lines["CPU kernel"] == "ok"
+    assert {"Python", "cores", "memory", "disk", "NCCL", "GPU", "wandb", "flash-attn"} <= set(lines)

@@ -1,0 +1,99 @@
+"""Words on the command line into a checked configuration, or one sentence that says what to write instead."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from ringattn.launch.compose import compose, conf_folder, groups, rewrite
+from tiny_run import tiny_mapping, tiny_overrides
+
+from ringattn.training.config import from_mapping, to_yaml
+
+
+def test_no_words_are_the_main_job():
+    config = compose([], now=0.0)
+    assert config.run.name == "demo"
+    assert config.trainer.sequence_length >= 8192
+    assert config.schedule.name == "tokenring" and config.schedule.layout == "zigzag"
+    assert config.launcher.processes == 2
+    assert Path(config.run.folder).is_absolute()
+    assert Path(config.run.folder).name.startswith("demo-19")
+
+
+def test_overrides_and_a_mapping_give_the_same_run(tmp_path):
+    composed = compose([*tiny_overrides(tmp_path), "experiment=none", "optimizer=adamw"])
+    mapping = tiny_mapping(tmp_path)
+    assert composed.trainer == from_mapping(mapping).trainer
+    assert composed.data == from_mapping(mapping).data
+    assert composed.model.architecture == from_mapping(mapping).model.architecture
+
+
+def test_composing_is_repeatable(tmp_path):
+    texts = {to_yaml(compose(tiny_overrides(tmp_path))) for _ in range(2)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("group", ["data", "experiment", "launcher", "mesh", "model", "optimizer", "trainer"])
+def test_every_choice_of_every_group_composes(group, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    (model / "config.json").write_text(
+        json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
+    )
+    needs = {"model=folder": [f"model.path={model}"], "data=file": ["data.path=text.txt"]}
+    for choice in groups()[group]:
+        word = f"{group}={choice}"
+        assert compose([word, *needs.get(word, [])]).trainer.steps > 0
+
+
+def test_every_schedule_is_a_choice():
+    assert {"ring", "tokenring", "ulysses"} <= set(groups()["schedule"])
+    assert compose(["schedule=ring"]).schedule.name == "ring"
+    assert compose(["schedule=usp:heads=2"]).schedule.name == "usp:heads=2"
+
+
+def test_a_path_chooses_its_variant():
+    assert rewrite(["data.path=a.txt"]) == ["data=file", "data.path=a.txt"]
+    assert rewrite(["data=kjv", "data.path=a.txt"]) == ["data=kjv", "data.path=a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.step=3"], "there is no setting trainer.step. Did you mean 'trainer.steps'?"),
+        (["+trainer.step=3"], "there is no setting trainer.step. Did you mean 'trainer.steps'?"),
+        (["trainer.learning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
+        (["optimiser=adamw"], "there is no setting optimiser. Did you mean 'optimizer'?"),
+        (["optimizer=adam"], "optimizer must be one of adamw, muon, got 'adam'. Did you mean 'adamw'?"),
+        (["trainer=3"], "trainer must be one of default, got '3'"),
+        (["model.architecture=3"], "model.architecture is a group of settings, got 'model.architecture=3'"),
+        (
+            ["trainer.steps"],
+            "an override is written key=value, got 'trainer.steps'. Did you mean 'trainer.steps'?",
+        ),
+        (["trainer.steps=ten"], "trainer.steps must be a whole number, got 'ten'"),
+        (
+            ["trainer.wandb=of"],
+            "trainer.wandb must be one of off, offline, online, got 'of'. Did you mean 'off'?",
+        ),
+        (["trainer.steps=[1"], "the settings could not be put together"),
+        (["schedule=tokenrng"], "unknown schedule 'tokenrng' (did you mean 'tokenring'?)"),
+        (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
+        (["launcher.processes=3", "mesh.sequence_parallel=2"], "got 3 ranks and a degree of 2"),
+        (["model.path=/none"], "model.path must be a Hugging Face checkpoint folder on this machine"),
+        (["data=file"], "the setting data.path is required and has no value: write data.path=..."),
+    ],
+)
+def test_a_mistake_gets_one_sentence_with_the_remedy(words, message):
+    with pytest.raises(ValueError) as caught:
+        compose(words)
+    assert message in str(caught.value)
+    assert "+" not in str(caught.value), "Hydra's advice teaches the mistake"
+
+
+def test_the_groups_are_where_the_package_is_and_are_all_yaml():
+    for path in conf_folder().rglob("*.yaml"):
+        assert path.read_text(encoding="utf-8").strip()
+        yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,77 @@
+"""The run folder is made once, whole or not at all, and `--dry-run` makes nothing."""
+
+import pytest
+from ringattn.launch.cli import main
+from ringattn.launch.run_folder import freeze
+from tiny_run import tiny_mapping, tiny_overrides, write_text
+
+from ringattn.training.config import from_mapping, load
+
+
+def config(folder, **run):
+    mapping = tiny_mapping(folder)
+    mapping["run"] |= run
+    return from_mapping(mapping)
+
+
+def test_freezing_writes_what_a_worker_reads(tmp_path):
+    write_text(tmp_path / "text.txt")
+    folder, digest = freeze(config(tmp_path))
+    assert load(folder / "config.yaml") == (config(tmp_path), digest)
+    assert (folder / "config.sha256").read_text().strip() == digest
+    assert {p.name for p in (folder / "data").iterdir()} == {
+        "train.npy",
+        "held_out.npy",
+        "text.json",
+        "tokenizer",
+    }
+
+
+def test_a_folder_that_exists_is_refused_unless_it_is_a_run_to_overwrite(tmp_path):
+    write_text(tmp_path / "text.txt")
+    freeze(config(tmp_path))
+    (tmp_path / "run" / "metrics.jsonl").write_text("old")
+    with pytest.raises(
+        ValueError, match=r"run exists: choose another with run.folder=..., or empty it first with"
+    ):
+        freeze(config(tmp_path))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "old"
+    freeze(config(tmp_path, overwrite=True))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_folder_with_other_things_is_never_emptied(tmp_path):
+    write_text(tmp_path / "text.txt")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years")
+    with pytest.raises(ValueError, match=r"has no config\.sha256"):
+        freeze(config(tmp_path, overwrite=True))
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years"
+
+
+def test_a_text_that_does_not_serve_leaves_nothing_behind(tmp_path):
+    write_text(tmp_path / "text.txt", lines=2)
+    with pytest.raises(ValueError, match="longer than one sequence"):
+        freeze(config(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_dry_run_shows_everything_and_writes_nothing(tmp_path, capsys):
+    write_text(tmp_path / "text.txt")
+    words = [*tiny_overrides(tmp_path), "launcher.processes=4", "mesh.sequence_parallel=2", "--dry-run"]
+    assert main(["train", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "sequence_length: 32" in shown
+    assert "mesh: 2 data-parallel x 2 sequence-parallel = 4 ranks, about 16 tokens a rank" in shown
+    for part in (
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "attention buffers",
+        "logits chunk",
+        "total",
+    ):
+        assert f"{part}  " in shown
+    assert "-m torch.distributed.run --standalone --nproc-per-node=4 -m ringattn.launch.worker" in shown
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
