@@ -82,10 +82,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
 
     def save(step: int) -> None:
         if first:
-            place = save_checkpoint(
-                lambda path: write_model(path, model, config, folder), folder / "checkpoints", step=step
-            )
-            logger.info("checkpoint %s", place)
+            write_checkpoint(step, model, config, folder)
         dist.barrier()
 
     with Recorder(
@@ -132,6 +129,25 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
         logger.info(
             "\n%s\n\n%s\n\n%s", position_table(report), verdict(report), f"picture {folder / 'run.png'}"
         )
+
+
+def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folder: Path) -> None:
+    """Save on rank 0. A disk that is full in the middle of a run may have room at the next checkpoint: only the last
+    one's failure is the run's."""
+
+    def write(path: Path) -> None:
+        model.save_pretrained(path)
+        if config.model.path is None:
+            shutil.copytree(folder / "data" / "tokenizer", path, dirs_exist_ok=True)
+        else:
+            AutoTokenizer.from_pretrained(config.model.path, local_files_only=True).save_pretrained(path)
+
+    try:
+        logger.info("checkpoint %s", save_checkpoint(write, folder / "checkpoints", step=step))
+    except ValueError as error:
+        if step == config.trainer.steps:
+            raise
+        logger.error("%s Training goes on.", error)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -208,15 +224,6 @@ def build_model(config: RunConfig) -> PreTrainedModel:
             setting,
         )
     return model
-
-
-def write_model(path: Path, model: PreTrainedModel, config: RunConfig, folder: Path) -> None:
-    """Weights and tokenizer in Hugging Face's own format."""
-    model.save_pretrained(path)
-    if config.model.path is None:
-        shutil.copytree(folder / "data" / "tokenizer", path, dirs_exist_ok=True)
-    else:
-        AutoTokenizer.from_pretrained(config.model.path, local_files_only=True).save_pretrained(path)
 
 
 def describe(config: RunConfig, model: PreTrainedModel, device: torch.device, tokens: int) -> str:

@@ -58,7 +58,7 @@ class SequenceReader:
             losses = token_losses(
                 hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap
             )
-        return self.sp.unshard(losses.float(), dim=0)
+        return self.sp.unshard(losses.float(), dim=0, length=inputs.shape[1])
 
     def _read(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         length = inputs.shape[1]

@@ -43,7 +43,7 @@ def test_the_frozen_text_gives_the_same_configuration_and_digest(tmp_path):
 
 
 def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="put run.folder on a file system that every host sees"):
+    with pytest.raises(ValueError, match=r"put run\.folder on a file system that every host sees"):
         load(tmp_path / "config.yaml")
 
 
