@@ -13,6 +13,7 @@ _HOMES = {
     "Mask": "ringattn.sequence.mask",
     "Schedule": "ringattn.schedule.value",
     "SequenceParallel": "ringattn.attention",
+    "VirtualWorld": "ringattn.virtual",
     "parallelize": "ringattn.models.parallelize",
     "schedules": "ringattn.schedule",
     "verify": "ringattn.schedule.verify",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ringattn.schedule.verify import verify as verify
     from ringattn.sequence.layout import Layout as Layout
     from ringattn.sequence.mask import Mask as Mask
+    from ringattn.virtual import VirtualWorld as VirtualWorld
 
 
 def __getattr__(name: str) -> Any:

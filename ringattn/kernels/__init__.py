@@ -27,17 +27,22 @@ def choose_kernel(name: str, request: Request) -> Kernel:
 
     ValueError where the name is unknown, or that kernel can't serve the request; the text says why.
     """
-    names = [kernel.name for kernel in KERNELS]
+    check_kernel_name(name)
     if name == "auto":
         return next(kernel for kernel in KERNELS if kernel.refusal(request) is None)
-    for kernel in KERNELS:
-        if kernel.name == name:
-            refusal = kernel.refusal(request)
-            if refusal:
-                serving = [k.name for k in KERNELS if k.refusal(request) is None]
-                raise ValueError(f"kernel {name!r} {refusal}; these serve: {', '.join(serving)}")
-            return kernel
-    raise ValueError(f"unknown kernel {name!r}{suggest(name, names)}; there are auto, {', '.join(names)}")
+    kernel = next(k for k in KERNELS if k.name == name)
+    refusal = kernel.refusal(request)
+    if refusal:
+        serving = [k.name for k in KERNELS if k.refusal(request) is None]
+        raise ValueError(f"kernel {name!r} {refusal}; these serve: {', '.join(serving)}")
+    return kernel
+
+
+def check_kernel_name(name: str) -> None:
+    """Raise ValueError where `name` is neither `auto` nor a kernel's."""
+    names = ["auto", *(kernel.name for kernel in KERNELS)]
+    if name not in names:
+        raise ValueError(f"unknown kernel {name!r}{suggest(name, names)}; there are {', '.join(names)}")
 
 
 def explain_kernels(request: Request) -> list[tuple[str, str]]:

@@ -102,7 +102,7 @@ def stand_in_out(grad_out: Tensor, delta: Tensor) -> Tensor:
     rounding left of the first. grad_out: [rows, B, H, D]; delta: [rows, B, H].
     """
     digits = 1 if grad_out.dtype in (torch.float32, torch.float64) else 2
-    size, place = grad_out.abs().topk(min(digits, grad_out.shape[-1]), dim=-1)
+    place = grad_out.abs().topk(min(digits, grad_out.shape[-1]), dim=-1).indices
     largest = grad_out.gather(-1, place)
     left = delta.unsqueeze(-1)
     out = torch.zeros_like(grad_out)

@@ -1,0 +1,617 @@
+"""`SequenceParallel`, the object a user holds, and the autograd function behind its `attention`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
+from ringattn.kernels.kernel import Request, sum_dtype
+from ringattn.runtime.agreement import Handshake, Terms, digest_of
+from ringattn.runtime.call import (
+    Call,
+    backward_inputs,
+    finish_backward,
+    finish_forward,
+    forward_inputs,
+    sink_gradient,
+)
+from ringattn.runtime.collect import gather_rows
+from ringattn.runtime.executor import Counter, Executor
+from ringattn.runtime.groups import make_groups
+from ringattn.runtime.plan import Plan, Problem
+from ringattn.runtime.pool import BufferPool
+from ringattn.runtime.timeline import Timeline
+from ringattn.runtime.transport import ProcessGroupTransport, Transport
+from ringattn.schedule import make_schedule, parse
+from ringattn.schedule.traffic import Tensors
+from ringattn.schedule.value import Schedule, Shape
+from ringattn.schedule.verify import verify
+from ringattn.sequence.blocks import visible_blocks
+from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
+from ringattn.sequence.mask import Mask
+
+# Plans of so many different shapes and masks are kept; packed documents make a new mask of each batch.
+_PLANS_KEPT = 32
+
+# Built-in schedules are proven in the tests for every mask; up to this many ranks the proof is also cheap at run time.
+_VERIFIED_WORLD = 64
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class SequenceParallel:
+    """Attention over a sequence whose tokens are spread over the ranks of a process group.
+
+    group: a torch.distributed process group; the default group, or a single process where none is initialised,
+        unless given. Collective: all ranks of the group make the object together.
+    schedule: a name from `ringattn.schedules()`, with numbers where it takes some (`usp:heads=2`), or a `Schedule`.
+    layout: `contiguous`, `zigzag`, `striped` or `balanced`, or a `Layout` made for one length.
+    backward: another schedule for the backward; that of the forward unless given.
+    kernel: `auto`, or the name of a kernel; `kernels()` shows which serve.
+    timeout: seconds after which a peer that does not answer is an error.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        schedule: str | Schedule = "ring",
+        layout: str | Layout = "zigzag",
+        *,
+        backward: str | Schedule | None = None,
+        kernel: str = "auto",
+        timeout: float = 600.0,
+    ) -> None:
+        self._groups = make_groups(group, timeout)
+        self.rank = self._groups.rank if self._groups else 0
+        self.world = self._groups.world if self._groups else 1
+        self.transport: Transport | None = (
+            ProcessGroupTransport(self._groups.upward, self._groups.downward) if self._groups else None
+        )
+        self._configure(schedule, layout, backward, kernel, timeout)
+
+    @classmethod
+    def over(
+        cls,
+        transport: Transport,
+        schedule: str | Schedule = "ring",
+        layout: str | Layout = "zigzag",
+        *,
+        backward: str | Schedule | None = None,
+        kernel: str = "auto",
+    ) -> SequenceParallel:
+        """One rank over a transport of one's own instead of a process group: no agreement between ranks is checked,
+        and nothing is gathered. `ringattn.VirtualWorld` plays a whole world of them."""
+        self = cls.__new__(cls)
+        self._groups = None
+        self.rank, self.world, self.transport = transport.rank, transport.world, transport
+        self._configure(schedule, layout, backward, kernel, timeout=1.0)
+        return self
+
+    def _configure(
+        self,
+        schedule: str | Schedule,
+        layout: str | Layout,
+        backward: str | Schedule | None,
+        kernel: str,
+        timeout: float,
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError(f"timeout is a number of seconds above 0, got {timeout}")
+        for spec in (schedule, backward):
+            if isinstance(spec, str):
+                parse(spec)
+        if isinstance(layout, str) and layout not in LAYOUTS:
+            raise ValueError(f"unknown layout {layout!r}{suggest(layout, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
+        # Whether a kernel serves shows with a call's tensors; whether there is one of that name shows now.
+        check_kernel_name(kernel)
+        for value in (schedule, backward):
+            if isinstance(value, Schedule) and value.world != self.world:
+                raise ValueError(
+                    f"schedule {value.name!r} is for {value.world} ranks, but the group has {self.world}; "
+                    "build it for the group's number of ranks"
+                )
+        if isinstance(layout, Layout) and layout.world != self.world:
+            raise ValueError(f"the layout is for {layout.world} ranks, but the group has {self.world}")
+        self.schedule = schedule
+        self.backward = schedule if backward is None else backward
+        self.kernel = kernel
+        self.timeout = timeout
+        self.counter = Counter()
+        self._layout = layout
+        self._pools: dict[torch.device, BufferPool] = {}
+        self._calls: OrderedDict[Any, Call] = OrderedDict()
+        self._timeline: Timeline | None = None
+        self._kept: Kept | None = None
+
+    # How the sequence is cut.
+
+    def layout(self, length: int, mask: Mask | None = None) -> Layout:
+        """The layout of a sequence of `length` tokens. `mask` matters to `balanced` alone (causal unless given)."""
+        if isinstance(self._layout, Layout):
+            if self._layout.length != length:
+                raise ValueError(
+                    f"the layout given is for {self._layout.length} tokens, and the sequence has {length}; "
+                    "name a layout to cut any length"
+                )
+            return self._layout
+        return make_layout(self._layout, length, self.world, mask)
+
+    def positions(self, length: int, *, mask: Mask | None = None) -> Tensor:
+        """int64 [n]: the global position of each of this rank's tokens, in a sequence of `length` tokens."""
+        return torch.from_numpy(self.layout(length, mask).positions(self.rank))
+
+    def shard(self, x: Tensor, dim: int, *, mask: Mask | None = None) -> Tensor:
+        """This rank's part of `x` along `dim`, which counts the tokens of the whole sequence. Differentiable: each
+        rank's `x` gets the gradient of its own part, and zeros elsewhere."""
+        positions = self.layout(x.shape[dim], mask).positions(self.rank)
+        return x.index_select(dim, torch.from_numpy(positions).to(x.device))
+
+    def unshard(
+        self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None
+    ) -> Tensor:
+        """The whole of which every rank holds a part along `dim`. Collective.
+
+        length: the number of tokens of the whole; needed where shards are uneven. Differentiable: each rank's part
+        gets its gradient from all ranks, summed (in fp32 at least), as if their losses were added up.
+        """
+        dim = dim % x.dim()
+        length = x.shape[dim] * self.world if length is None else length
+        layout = self.layout(length, mask)
+        if self._groups is None:
+            if self.world > 1:
+                raise ValueError("unshard needs a process group, and this rank lives in a virtual world")
+            self._check_shard("x", x.shape[dim], layout)
+            return x
+        problem = _refusal(self._check_shard, "x", x.shape[dim], layout)
+        terms = {"unshard of": f"{_words(x, dim)} along dim {dim}, {length} tokens", "layout": layout.name}
+        self._agree(terms, problem)
+        return gather_rows(x, dim, layout, self._groups)
+
+    # Attention.
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool = True,
+        window: int | None = None,
+        documents: Sequence[int] | Tensor | None = None,
+        key_documents: Sequence[int] | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        length: int | None = None,
+        key_length: int | None = None,
+        layout: Layout | None = None,
+    ) -> Tensor:
+        """Attention of this rank's queries over the keys of all ranks. Collective; differentiable once.
+
+        query: [B, n, Hq, D]; key, value: [B, m, Hkv, D] with Hq a multiple of Hkv: this rank's shards of sequences of
+            `length` queries and `key_length` keys. Returns [B, n, Hq, D].
+        causal, window, documents, key_documents: as in `ringattn.Mask`.
+        scale: of the scores, 1/sqrt(D) unless given. softcap: scores s become softcap * tanh(s / softcap).
+        sinks: [Hq], a logit a head in the softmax's denominator; its gradient is this rank's rows' share.
+        length: the global number of queries; n times the ranks (or the documents' end) unless given. key_length:
+            likewise; `length` unless given, or m times the ranks where m is not n.
+        layout: another layout than the object's, for queries and keys of this call.
+
+        Raises ValueError (on every rank) where an argument does not fit, or where ranks make different calls.
+        """
+        if self._kept is not None and self._kept.replaying:
+            return _Attention.apply(query, key, value, sinks, self, self._kept.call, None)
+        call: Call | None = None
+        refused: ValueError | None = None
+        try:
+            call = self.call(
+                query,
+                key,
+                value,
+                causal=causal,
+                window=window,
+                documents=documents,
+                key_documents=key_documents,
+                scale=scale,
+                softcap=softcap,
+                sinks=sinks,
+                length=length,
+                key_length=key_length,
+                layout=layout,
+            )
+        except ValueError as error:
+            if self._groups is None:
+                raise
+            refused = error
+        handshake = None
+        if self._groups is not None:
+            terms = {} if call is None else self._terms(call, query, sinks)
+            handshake = self._handshake(terms, refused)
+            if call is None or not call.agreed:
+                # The first call of a shape: nothing is posted before all ranks have said the same.
+                _settle(handshake, refused)
+                handshake = None
+        assert call is not None
+        call.agreed = True
+        return _Attention.apply(query, key, value, sinks, self, call, handshake)
+
+    def kernels(
+        self, dtype: torch.dtype, head_dim: int, *, device: str = "cpu", softcap: float | None = None
+    ) -> list[tuple[str, str]]:
+        """Each kernel, with `chosen`, `serves`, or why it can't serve such tensors; in the order of preference."""
+        return explain_kernels(Request(torch.device(device), dtype, head_dim, softcap))
+
+    # What was sent, held, and done when.
+
+    @contextmanager
+    def record(self) -> Iterator[Timeline]:
+        """Record a timeline of all attention inside the `with`."""
+        timeline = self._timeline = Timeline(self.rank)
+        try:
+            yield timeline
+        finally:
+            self._timeline = None
+
+    def pool(self, device: torch.device | str = "cpu") -> BufferPool:
+        """The buffers of messages on `device`: what is held, and was held at most."""
+        device = torch.device(device)
+        if device not in self._pools:
+            self._pools[device] = BufferPool(device)
+        return self._pools[device]
+
+    def release(self) -> None:
+        """Forget compiled plans and free the buffers kept for the next call."""
+        self._calls.clear()
+        for pool in self._pools.values():
+            pool.release()
+
+    @contextmanager
+    def keeping(self, kept: Kept, *, replaying: bool) -> Iterator[None]:
+        """Inside the `with`, attention's out and lse are kept in `kept`, or, replaying, taken from it in the same order
+        with neither communication nor computation. For activation checkpointing."""
+        before, self._kept = self._kept, kept
+        kept.replaying = replaying
+        try:
+            yield
+        finally:
+            self._kept = before
+
+    # Inside.
+
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        causal: bool = True,
+        window: int | None = None,
+        documents: Sequence[int] | Tensor | None = None,
+        key_documents: Sequence[int] | Tensor | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+        length: int | None = None,
+        key_length: int | None = None,
+        layout: Layout | None = None,
+    ) -> Call:
+        """The compiled call that `attention` would make with these arguments (it takes the same). Not collective."""
+        problem = self._problem(
+            query, key, value, Mask(causal, window, _numbers(documents), _numbers(key_documents)),
+            scale, softcap, sinks, length, key_length, layout,
+        )  # fmt: skip
+        name = (problem, query.device)
+        call = self._calls.get(name)
+        if call is None:
+            call = self._calls[name] = self._compile(problem, query)
+        self._calls.move_to_end(name)
+        while len(self._calls) > _PLANS_KEPT:
+            self._calls.popitem(last=False)
+        return call
+
+    def _problem(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask,
+        scale: float | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+        length: int | None,
+        key_length: int | None,
+        layout: Layout | None,
+    ) -> Problem:
+        _check_tensors(query, key, value, sinks)
+        if self._groups is not None and query.device.type != self._groups.device.type:
+            raise ValueError(
+                f"query is on {query.device}, but the process group works on {self._groups.device.type}; "
+                "move the tensors, or make the group with the backend of their device"
+            )
+        if softcap is not None and softcap <= 0:
+            raise ValueError(f"softcap must be above 0, got {softcap}; pass softcap=None for none")
+        rows, columns = query.shape[1], key.shape[1]
+        if length is None:
+            length = mask.documents[-1] if mask.documents else rows * self.world
+        if key_length is None:
+            if mask.key_documents:
+                key_length = mask.key_documents[-1]
+            else:
+                key_length = length if rows == columns else columns * self.world
+        mask.check(length, key_length)
+        if layout is not None and layout.world != self.world:
+            raise ValueError(f"the layout is for {layout.world} ranks, but the group has {self.world}")
+        of_queries = layout if layout is not None and layout.length == length else self.layout(length)
+        of_keys = of_queries
+        if key_length != length:
+            of_keys = layout if layout is not None and layout.length == key_length else self._key_layout(key_length)
+        self._check_shard("query", rows, of_queries)
+        self._check_shard("key", columns, of_keys)
+        return Problem(
+            of_queries,
+            of_keys,
+            mask,
+            Tensors(
+                query.shape[0],
+                query.shape[2],
+                key.shape[2],
+                query.shape[3],
+                query.dtype.itemsize,
+                sum_dtype(query.dtype).itemsize,
+            ),
+            query.dtype,
+            1 / math.sqrt(query.shape[3]) if scale is None else float(scale),
+            None if softcap is None else float(softcap),
+        )
+
+    def _key_layout(self, length: int) -> Layout:
+        name = self._layout.name if isinstance(self._layout, Layout) else self._layout
+        return make_layout(name, length, self.world)
+
+    def _check_shard(self, name: str, held: int, layout: Layout) -> None:
+        expected = layout.local_length(self.rank)
+        if held != expected:
+            each = [layout.local_length(rank) for rank in range(self.world)]
+            shown = str(each) if len(each) <= 16 else f"{each[:8]} ..."
+            raise ValueError(
+                f"the shard of {name} on rank {self.rank} has {held} tokens, but layout {layout.name!r} of "
+                f"{layout.length} tokens over {self.world} ranks gives it {expected} (by rank: {shown}); "
+                "shard with sp.shard, and pass length= where the shards are uneven"
+            )
+
+    def _compile(self, problem: Problem, query: Tensor) -> Call:
+        request = Request(query.device, query.dtype, query.shape[3], problem.softcap)
+        kernel = choose_kernel(self.kernel, request)
+        forward, backward = (self._value(spec, problem) for spec in (self.schedule, self.backward))
+        call = Call(problem, forward, backward, kernel, self.rank, query.device)
+        for value, plan, mine in (
+            (self.schedule, "forward_plan", forward),
+            (self.backward, "backward_plan", backward),
+        ):
+            if isinstance(value, Schedule) or self.world <= _VERIFIED_WORLD:
+                self._prove(mine, problem, backward=plan == "backward_plan")
+        return call
+
+    def _prove(self, schedule: Schedule, problem: Problem, *, backward: bool) -> None:
+        factor = schedule.chunks_per_rank // problem.query_layout.chunks_per_rank
+        layouts = problem.query_layout.refine(factor), problem.key_layout.refine(factor)
+        verify(schedule, visible_blocks(problem.mask, *layouts), backward=backward)
+
+    def _value(self, spec: str | Schedule, problem: Problem) -> Schedule:
+        chunks = math.lcm(problem.query_layout.chunks_per_rank, problem.key_layout.chunks_per_rank)
+        heads = problem.tensors.query_heads
+        if isinstance(spec, str):
+            return make_schedule(spec, Shape(self.world, heads, problem.tensors.key_heads, chunks))
+        if spec.chunks_per_rank % chunks:
+            raise ValueError(
+                f"schedule {spec.name!r} has {spec.chunks_per_rank} chunks a rank, which must be a multiple of the "
+                f"layout's {chunks}; build it with Shape(chunks_per_rank={chunks})"
+            )
+        if spec.heads[-1][1] != heads:
+            raise ValueError(
+                f"schedule {spec.name!r} is for {spec.heads[-1][1]} query heads, but query has {heads}; "
+                f"build it with Shape(query_heads={heads})"
+            )
+        return spec
+
+    def _terms(self, call: Call, query: Tensor, sinks: Tensor | None) -> Terms:
+        """What all ranks must say alike, in words that an error can show."""
+        problem = call.problem
+        return {
+            "the schedule": _name(self.schedule),
+            "the backward's schedule": _name(self.backward),
+            "the layout": f"{problem.query_layout.name} {hash_of_chunks(problem.query_layout)}",
+            "the mask": problem.mask.describe() + f" {hash_of(problem.mask)}",
+            "the number of queries": str(problem.query_layout.length),
+            "the number of keys": str(problem.key_layout.length),
+            "the batch size": str(query.shape[0]),
+            "the heads and head size": f"{query.shape[2]} over {problem.tensors.key_heads}, {query.shape[3]}",
+            "the dtype": str(query.dtype).removeprefix("torch."),
+            "scale": str(problem.scale),
+            "softcap": str(problem.softcap),
+            "sinks": "none" if sinks is None else "given",
+            "the kernel": call.kernel.name,
+        }
+
+    def _handshake(self, terms: Terms, refused: ValueError | None) -> Handshake:
+        assert self._groups is not None
+        if refused is not None:
+            terms = {"what a rank refused": str(refused), "its rank": str(self.rank)}
+        return Handshake(self._groups.control, terms, digest_of(terms), self.timeout)
+
+    def _agree(self, terms: Terms, refused: ValueError | None) -> None:
+        _settle(self._handshake(terms, refused), refused)
+
+    def _run(
+        self, plan: Plan, call: Call, inputs: dict[str, Tensor], handshake: Handshake | None
+    ) -> dict[str, Tensor]:
+        executor = Executor(
+            plan,
+            inputs,
+            call.kernel,
+            self.transport,
+            self.pool(call.device),
+            self.counter,
+            timeout=self.timeout,
+            timeline=self._timeline,
+        )
+        for phase, _ in enumerate(executor.phases()):
+            if phase == 1 and handshake is not None:
+                handshake.settle()
+        if handshake is not None:
+            handshake.settle()
+        return executor.results
+
+
+class Kept:
+    """Attention's results of one checkpointed region, in the order of its calls."""
+
+    def __init__(self) -> None:
+        self.replaying = False
+        self._results: list[tuple[Call, Tensor, Tensor]] = []
+        self._next = 0
+
+    @property
+    def call(self) -> Call:
+        return self._results[self._next][0]
+
+    def add(self, call: Call, out: Tensor, lse: Tensor) -> None:
+        self._results.append((call, out, lse))
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        _, out, lse = self._results[self._next]
+        self._next = (self._next + 1) % len(self._results)
+        return out, lse
+
+
+class _Attention(torch.autograd.Function):
+    """Attention's forward and backward under the schedules of a `Call`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        sp: SequenceParallel,
+        call: Call,
+        handshake: Handshake | None,
+    ) -> Tensor:
+        kept = sp._kept
+        if kept is not None and kept.replaying:
+            out, lse = kept.take()
+        else:
+            results = sp._run(call.forward_plan, call, forward_inputs(query, key, value), handshake)
+            out, lse = finish_forward(results, sinks, query.dtype)
+            if kept is not None:
+                kept.add(call, out, lse)
+        ctx.save_for_backward(query, key, value, sinks, out, lse)
+        ctx.sp, ctx.call = sp, call
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, sinks, out, lse = ctx.saved_tensors
+        inputs = backward_inputs(grad_out, query, key, value, out, lse)
+        results = ctx.sp._run(ctx.call.backward_plan, ctx.call, inputs, None)
+        grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
+        grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
+        return grad_query, grad_key, grad_value, grad_sinks, None, None, None
+
+
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            raise ValueError(
+                f"{name} must be [batch, tokens, heads, head size], got the shape {tuple(tensor.shape)}"
+            )
+    if key.shape != value.shape:
+        raise ValueError(
+            f"key and value must have the same shape, got {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if query.shape[0] != key.shape[0]:
+        raise ValueError(f"query and key must have the same batch size, got {query.shape[0]} and {key.shape[0]}")
+    if query.shape[3] != key.shape[3]:
+        raise ValueError(f"query and key must have the same head size, got {query.shape[3]} and {key.shape[3]}")
+    if key.shape[2] < 1 or query.shape[2] % key.shape[2] or query.shape[2] < 1:
+        raise ValueError(
+            "the number of query heads must be a multiple of the number of key and value heads, "
+            f"got {query.shape[2]} and {key.shape[2]}"
+        )
+    if not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            f"query, key and value must have the same dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if query.dtype not in _FLOATING:
+        raise ValueError(f"query, key and value must be floating point (16 bits or more), got {query.dtype}")
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            f"query, key and value must be on one device, got {query.device}, {key.device} and {value.device}"
+        )
+    if sinks is not None and (sinks.shape != query.shape[2:3] or sinks.device != query.device):
+        raise ValueError(
+            f"sinks must be one number a query head, [{query.shape[2]}], on the query's device; "
+            f"got the shape {tuple(sinks.shape)} on {sinks.device}"
+        )
+
+
+def _numbers(bounds: Sequence[int] | Tensor | None) -> tuple[int, ...] | None:
+    if bounds is None:
+        return None
+    values = bounds.tolist() if isinstance(bounds, Tensor) else list(bounds)
+    if any(not isinstance(value, int) for value in values):
+        raise ValueError(f"documents holds whole numbers, cumulative lengths; got {values[:6]}")
+    return tuple(values)
+
+
+def _settle(handshake: Handshake, refused: ValueError | None) -> None:
+    """Wait for the other ranks' word; what this rank itself refuses is what it raises."""
+    try:
+        handshake.settle()
+    except (ValueError, RuntimeError) as error:
+        raise (refused or error) from None
+    if refused is not None:
+        raise refused
+
+
+def _refusal(check: Any, *arguments: Any) -> ValueError | None:
+    try:
+        check(*arguments)
+    except ValueError as error:
+        return error
+    return None
+
+
+def _name(spec: str | Schedule) -> str:
+    return spec if isinstance(spec, str) else f"{spec.name} {spec.digest()[:12]}"
+
+
+def _words(x: Tensor, dim: int) -> str:
+    shape = ["*" if d == dim else str(size) for d, size in enumerate(x.shape)]
+    return f"[{', '.join(shape)}] {str(x.dtype).removeprefix('torch.')}"
+
+
+def hash_of(mask: Mask) -> str:
+    """A few digits that differ where two masks do."""
+    return _digits(repr(mask))
+
+
+def hash_of_chunks(layout: Layout) -> str:
+    """A few digits that differ where two layouts do."""
+    return _digits(repr(layout.chunks))
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
