@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
 from ringattn.kernels.kernel import Request, sum_dtype
-from ringattn.runtime.agreement import Handshake, Terms, digest_of
+from ringattn.runtime.agreement import REFUSED, Handshake, Terms, digest_of
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -156,9 +156,7 @@ class SequenceParallel:
         positions = self.layout(x.shape[dim], mask).positions(self.rank)
         return x.index_select(dim, torch.from_numpy(positions).to(x.device))
 
-    def unshard(
-        self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None
-    ) -> Tensor:
+    def unshard(self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None) -> Tensor:
         """The whole of which every rank holds a part along `dim`. Collective.
 
         length: the number of tokens of the whole; needed where shards are uneven. Differentiable: each rank's part
@@ -446,15 +444,13 @@ class SequenceParallel:
     def _handshake(self, terms: Terms, refused: ValueError | None) -> Handshake:
         assert self._groups is not None
         if refused is not None:
-            terms = {"what a rank refused": str(refused), "its rank": str(self.rank)}
+            terms = {REFUSED: str(refused)}
         return Handshake(self._groups.control, terms, digest_of(terms), self.timeout)
 
     def _agree(self, terms: Terms, refused: ValueError | None) -> None:
         _settle(self._handshake(terms, refused), refused)
 
-    def _run(
-        self, plan: Plan, call: Call, inputs: dict[str, Tensor], handshake: Handshake | None
-    ) -> dict[str, Tensor]:
+    def _run(self, plan: Plan, call: Call, inputs: dict[str, Tensor], handshake: Handshake | None) -> dict[str, Tensor]:
         executor = Executor(
             plan,
             inputs,
@@ -534,13 +530,9 @@ class _Attention(torch.autograd.Function):
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
-            raise ValueError(
-                f"{name} must be [batch, tokens, heads, head size], got the shape {tuple(tensor.shape)}"
-            )
+            raise ValueError(f"{name} must be [batch, tokens, heads, head size], got the shape {tuple(tensor.shape)}")
     if key.shape != value.shape:
-        raise ValueError(
-            f"key and value must have the same shape, got {tuple(key.shape)} and {tuple(value.shape)}"
-        )
+        raise ValueError(f"key and value must have the same shape, got {tuple(key.shape)} and {tuple(value.shape)}")
     if query.shape[0] != key.shape[0]:
         raise ValueError(f"query and key must have the same batch size, got {query.shape[0]} and {key.shape[0]}")
     if query.shape[3] != key.shape[3]:

@@ -48,9 +48,7 @@ class VirtualWorld:
             raise ValueError(f"a world has at least 1 rank, got {world}")
         mailboxes = Mailboxes(world)
         self.ranks = [
-            SequenceParallel.over(
-                VirtualTransport(rank, mailboxes), schedule, layout, backward=backward, kernel=kernel
-            )
+            SequenceParallel.over(VirtualTransport(rank, mailboxes), schedule, layout, backward=backward, kernel=kernel)
             for rank in range(world)
         ]
 
@@ -82,9 +80,7 @@ class VirtualWorld:
     ) -> list[dict[str, Tensor]]:
         """Play one direction of all ranks, phase by phase; the results of each."""
         executors = [
-            Executor(
-                plan_of(call), of_rank, call.kernel, sp.transport, sp.pool(call.device), sp.counter, timeout=1.0
-            )
+            Executor(plan_of(call), of_rank, call.kernel, sp.transport, sp.pool(call.device), sp.counter, timeout=1.0)
             for sp, call, of_rank in zip(self.ranks, calls, inputs)
         ]
         runs = [executor.phases() for executor in executors]
@@ -111,8 +107,7 @@ class _WorldAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         inputs = [
-            backward_inputs(grad, *shard, *finished)
-            for grad, shard, finished in zip(grads, ctx.shards, ctx.finished)
+            backward_inputs(grad, *shard, *finished) for grad, shard, finished in zip(grads, ctx.shards, ctx.finished)
         ]
         results = ctx.world.run(ctx.calls, lambda c: c.backward_plan, inputs)
         dtype = ctx.shards[0][0].dtype

@@ -48,6 +48,4 @@ def check_kernel_name(name: str) -> None:
 def explain_kernels(request: Request) -> list[tuple[str, str]]:
     """Each kernel with why it can't serve `request`, or `chosen` or `serves`; in the order of preference."""
     chosen = choose_kernel("auto", request).name
-    return [
-        (k.name, k.refusal(request) or ("chosen" if k.name == chosen else "serves")) for k in KERNELS
-    ]
+    return [(k.name, k.refusal(request) or ("chosen" if k.name == chosen else "serves")) for k in KERNELS]

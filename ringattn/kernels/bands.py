@@ -8,6 +8,7 @@ is one kernel call and not one for each pair of chunks.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def _pieces(start: Ints, stop: Ints) -> list[tuple[int, int]]:
             continue
         borders.append(int(i) + 1)
     borders.append(len(start))
-    return [(a, b) for a, b in zip(borders, borders[1:]) if b > a and seeing[a]]
+    return [(a, b) for a, b in itertools.pairwise(borders) if b > a and seeing[a]]
 
 
 def _fit(start: Ints, stop: Ints, first: int, last: int) -> Band | None:

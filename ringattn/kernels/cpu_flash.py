@@ -50,9 +50,7 @@ class CpuFlash(Kernel):
     ) -> tuple[Tensor, Tensor]:
         wide = sum_dtype(query.dtype)
         causal, mask = _mask(band, wide)
-        return _FORWARD(
-            query.to(wide), key.to(wide), value.to(wide), 0.0, causal, attn_mask=mask, scale=scale
-        )
+        return _FORWARD(query.to(wide), key.to(wide), value.to(wide), 0.0, causal, attn_mask=mask, scale=scale)
 
     def prepare(self, grad_out: Tensor, delta: Tensor) -> Tensor:
         return stand_in_out(grad_out.to(delta.dtype), delta)

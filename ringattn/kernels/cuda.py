@@ -30,9 +30,7 @@ class _Cuda(Kernel):
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)
             return f"takes {names}, and the tensors are {str(request.dtype).removeprefix('torch.')}"
         if request.head_dim % 8 or request.head_dim > self.largest_head:
-            return (
-                f"takes head sizes that are multiples of 8 up to {self.largest_head}, got {request.head_dim}"
-            )
+            return f"takes head sizes that are multiples of 8 up to {self.largest_head}, got {request.head_dim}"
         return None
 
     def prepare(self, grad_out: Tensor, delta: Tensor) -> Tensor:
@@ -85,9 +83,7 @@ class CudaFlash(_Cuda):
         softcap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if band.low is not None:
-            return _EFFICIENT.backward(
-                grad_out, query, key, value, lse, extra, band, scale=scale, softcap=softcap
-            )
+            return _EFFICIENT.backward(grad_out, query, key, value, lse, extra, band, scale=scale, softcap=softcap)
         wide_key, wide_value = _expanded(query, key, value)
         no_seed = torch.empty(0, dtype=torch.int64)
         grads = _aten._scaled_dot_product_flash_attention_backward(
@@ -198,9 +194,7 @@ class CudaCudnn(_Cuda):
         softcap: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if band.low is not None:
-            return _EFFICIENT.backward(
-                grad_out, query, key, value, lse, extra, band, scale=scale, softcap=softcap
-            )
+            return _EFFICIENT.backward(grad_out, query, key, value, lse, extra, band, scale=scale, softcap=softcap)
         wide_key, wide_value = _expanded(query, key, value)
         no_seed = torch.empty(0, dtype=torch.int64, device=query.device)
         grads = _aten._scaled_dot_product_cudnn_attention_backward(

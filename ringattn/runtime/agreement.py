@@ -18,6 +18,10 @@ from ringattn.runtime.executor import CommunicationError
 Terms = dict[str, str]
 
 
+# The term under which a rank that refuses its own arguments says why, so that the others need not wait for it.
+REFUSED = "what the rank refused"
+
+
 class Disagreement(ValueError):
     """The ranks of a group made different calls; the text says who said what."""
 
@@ -30,9 +34,8 @@ class Handshake:
         self._terms = terms
         self._timeout = timeout
         self._digest = digest
-        world = dist.get_world_size(group)
-        self._all = torch.empty(world * len(digest), dtype=torch.uint8)
-        self._work: Any = dist.all_gather_into_tensor(self._all, digest, group=group, async_op=True)
+        self._all = [torch.empty_like(digest) for _ in range(dist.get_world_size(group))]
+        self._work: Any = dist.all_gather(self._all, digest, group=group, async_op=True)
 
     def settle(self) -> None:
         """Wait for the others' digests. Raises Disagreement where they differ, on every rank."""
@@ -47,7 +50,7 @@ class Handshake:
                 f"{self._timeout:g} s: one is gone, stalls, or made no call of attention at all. "
                 f"The transport says: {error}"
             ) from error
-        if bool((self._all.view(-1, len(self._digest)) == self._digest).all()):
+        if all(torch.equal(other, self._digest) for other in self._all):
             return
         said: list[Terms] = [{} for _ in range(dist.get_world_size(self._group))]
         dist.all_gather_object(said, self._terms, group=self._group)
@@ -61,6 +64,9 @@ def digest_of(terms: Terms) -> torch.Tensor:
 
 
 def _differences(said: list[Terms]) -> str:
+    refusals = [f"rank {rank}: {terms[REFUSED]}" for rank, terms in enumerate(said) if REFUSED in terms]
+    if refusals:
+        return "other ranks of the sequence-parallel group refused this call: " + "; ".join(refusals)
     lines = []
     for term in dict.fromkeys(term for terms in said for term in terms):
         values = [terms.get(term, "(not given)") for terms in said]

@@ -33,9 +33,7 @@ class Call:
 
     @cached_property
     def forward_plan(self) -> Plan:
-        return compile_plan(
-            self.problem, self.schedule, self.rank, self.kernel, backward=False, device=self.device
-        )
+        return compile_plan(self.problem, self.schedule, self.rank, self.kernel, backward=False, device=self.device)
 
     @cached_property
     def backward_plan(self) -> Plan:

@@ -30,9 +30,9 @@ class _Gather(torch.autograd.Function):
         mine = rows.new_zeros((each, *rows.shape[1:]))
         mine[: rows.shape[0]] = rows
         wire = mine.view(torch.uint8) if mine.dtype == torch.bool else mine
-        everyone = wire.new_empty((layout.world * each, *wire.shape[1:]))
-        dist.all_gather_into_tensor(everyone, wire, group=groups.upward)
-        everyone = everyone.view(mine.dtype)
+        shards = [torch.empty_like(wire) for _ in range(layout.world)]
+        dist.all_gather(shards, wire, group=groups.upward)
+        everyone = torch.cat(shards).view(mine.dtype)
         return everyone.index_select(0, _place_of_each(layout).to(x.device)).movedim(0, dim).contiguous()
 
     @staticmethod
@@ -44,7 +44,7 @@ class _Gather(torch.autograd.Function):
         everyone = rows.new_zeros((layout.world * each, *rows.shape[1:]), dtype=wide)
         everyone[_place_of_each(layout).to(rows.device)] = rows.to(wide)
         mine = everyone.new_empty((each, *rows.shape[1:]))
-        dist.reduce_scatter_tensor(mine, everyone, group=groups.upward)
+        dist.reduce_scatter(mine, list(everyone.chunk(layout.world)), group=groups.upward)
         mine = mine[: layout.local_length(groups.rank)].to(rows.dtype)
         return mine.movedim(0, ctx.dim).contiguous(), None, None, None
 

@@ -181,9 +181,7 @@ class Executor:
 
     def _where(self, index: int) -> str:
         steps = len(self.plan.program.steps)
-        return (
-            f"rank {self.plan.rank}, {self.plan.schedule.name} {self.direction}, step {index + 1} of {steps}"
-        )
+        return f"rank {self.plan.rank}, {self.plan.schedule.name} {self.direction}, step {index + 1} of {steps}"
 
     # Parcels: inputs of tasks.
 
@@ -384,9 +382,7 @@ class Executor:
             for band in task.bands:
                 for_queries, for_keys = self._call(queries, keys, band, part)
                 if not query_sums.add(for_queries, band.row, part.query, queries, merged=not self.plan.backward):
-                    self._scatter(
-                        Side.QUERY, task.queries, task.task.heads, index, band.row, for_queries, part.query
-                    )
+                    self._scatter(Side.QUERY, task.queries, task.task.heads, index, band.row, for_queries, part.query)
                 if for_keys and not key_sums.add(for_keys, band.key, part.key, keys, merged=False):
                     self._scatter(Side.KEY, task.keys, task.task.heads, index, band.key, for_keys, part.key)
         for side, sums, chunks in (
@@ -413,9 +409,7 @@ class Executor:
 
         query, key, value = rows(queries["query"]), columns(keys["key"]), columns(keys["value"])
         if not self.plan.backward:
-            out, lse = self.kernel.forward(
-                query, key, value, band, scale=problem.scale, softcap=problem.softcap
-            )
+            out, lse = self.kernel.forward(query, key, value, band, scale=problem.scale, softcap=problem.softcap)
             wide = sum_dtype(problem.dtype)
             return {"out": out.permute(2, 0, 1, 3).to(wide), "lse": lse.permute(2, 0, 1).to(wide)}, {}
         grad_query, grad_key, grad_value = self.kernel.backward(

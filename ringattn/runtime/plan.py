@@ -19,7 +19,7 @@ from ringattn.kernels.kernel import Kernel, sum_dtype
 from ringattn.runtime.program import Message, Program, compile_program
 from ringattn.schedule.prune import prune
 from ringattn.schedule.traffic import Part, Tensors, parts
-from ringattn.schedule.value import Kind, Schedule, Side, Task
+from ringattn.schedule.value import Schedule, Side, Task
 from ringattn.sequence.blocks import visible_blocks
 from ringattn.sequence.layout import Layout, positions_of
 from ringattn.sequence.mask import Mask
@@ -129,9 +129,7 @@ def compile_plan(
     return Plan(pruned, query_layout, key_layout, problem, rank, backward, program, wires, tasks)
 
 
-def _wire(
-    message: Message, schedule: Schedule, layouts: dict[Side, Layout], problem: Problem, backward: bool
-) -> Wire:
+def _wire(message: Message, schedule: Schedule, layouts: dict[Side, Layout], problem: Problem, backward: bool) -> Wire:
     rows: dict[tuple[Side, int, int], tuple[int, int]] = {}
     total: dict[tuple[Side, int], int] = {}
     for side, chunk, heads in message.items:

@@ -119,9 +119,7 @@ def _messages(
             (move.side, chunk, move.heads) for chunk in move.chunks
         )
     # Rows of one side and head group lie one behind the other, so that a task reads them as one tensor.
-    return {
-        key: tuple(sorted(found[key], key=lambda item: (item[0], item[2], item[1]))) for key in sorted(found)
-    }
+    return {key: tuple(sorted(found[key], key=lambda item: (item[0], item[2], item[1]))) for key in sorted(found)}
 
 
 def _forward_or_pack(message: Message, brought: dict[Item, Message]) -> None:

@@ -65,9 +65,7 @@ class ProcessGroupTransport:
     def _group(self, source: int, target: int) -> dist.ProcessGroup:
         return self._groups[0] if source < target else self._groups[1]
 
-    def _post_batches(
-        self, receives: Sequence[Parcel], sends: Sequence[Parcel]
-    ) -> tuple[list[Pending], list[Pending]]:
+    def _post_batches(self, receives: Sequence[Parcel], sends: Sequence[Parcel]) -> tuple[list[Pending], list[Pending]]:
         """NCCL runs what one group call holds at once; messages that are due later get a call of their own."""
         batches: defaultdict[tuple[int, int], list[dist.P2POp]] = defaultdict(list)
         keys: list[tuple[int, int]] = []

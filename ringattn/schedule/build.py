@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,9 +33,7 @@ class Builder:
         """The chunks that `rank` owns, or every `of`-th of them from `piece` on."""
         return self._chunks[rank] if of == 1 else self._chunks[rank][piece::of]
 
-    def compute(
-        self, step: int, rank: int, *, queries: tuple[int, ...], keys: tuple[int, ...], heads: int = 0
-    ) -> None:
+    def compute(self, step: int, rank: int, *, queries: tuple[int, ...], keys: tuple[int, ...], heads: int = 0) -> None:
         """In `step`, `rank` computes the blocks of `queries` with `keys` for the head group `heads`."""
         self._tasks[step].append(Task(rank, queries, keys, heads))
 
@@ -77,7 +76,7 @@ def split_heads(query_heads: int, groups: int) -> tuple[tuple[int, int], ...]:
     bounds = [0]
     for group in range(groups):
         bounds.append(bounds[-1] + size + (group < longer))
-    return tuple(zip(bounds, bounds[1:]))
+    return tuple(itertools.pairwise(bounds))
 
 
 def merged_chunks(groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

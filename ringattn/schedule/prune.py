@@ -25,15 +25,12 @@ def prune(schedule: Schedule, visible: NDArray[np.bool_]) -> Schedule:
     if visible.all():
         return schedule
     tasks = [
-        tuple(kept for task in step.tasks if (kept := _prune_task(task, schedule, visible)))
-        for step in schedule.steps
+        tuple(kept for task in step.tasks if (kept := _prune_task(task, schedule, visible))) for step in schedule.steps
     ]
     parcels = _needed_parcels(schedule, tasks)
     partials = _moves_of_results(schedule, tasks)
     steps = [Step(tasks[s], tuple(parcels[s] + partials[s])) for s in range(len(schedule.steps))]
-    return Schedule(
-        schedule.name, schedule.world, schedule.chunks_per_rank, schedule.heads, _without_idle(steps)
-    )
+    return Schedule(schedule.name, schedule.world, schedule.chunks_per_rank, schedule.heads, _without_idle(steps))
 
 
 def _prune_task(task: Task, schedule: Schedule, visible: NDArray[np.bool_]) -> Task | None:
@@ -43,8 +40,8 @@ def _prune_task(task: Task, schedule: Schedule, visible: NDArray[np.bool_]) -> T
     block = visible[np.ix_(task.queries, task.keys)]
     if block.all():
         return task
-    queries = tuple(q for q, some in zip(task.queries, block.any(axis=1)) if some)
-    keys = tuple(k for k, some in zip(task.keys, block.any(axis=0)) if some)
+    queries = tuple(task.queries[i] for i in np.flatnonzero(block.any(axis=1)))
+    keys = tuple(task.keys[j] for j in np.flatnonzero(block.any(axis=0)))
     return Task(task.rank, queries, keys, task.heads) if queries else None
 
 
@@ -90,9 +87,7 @@ def _moves_of_results(schedule: Schedule, tasks: list[tuple[Task, ...]]) -> list
                     arriving[move.due].extend((move.target, item) for item in items)
         for task in tasks[index]:
             for side, chunks in ((Side.QUERY, task.queries), (Side.KEY, task.keys)):
-                results[task.rank].update(
-                    (side, c, task.heads) for c in chunks if schedule.owner(c) != task.rank
-                )
+                results[task.rank].update((side, c, task.heads) for c in chunks if schedule.owner(c) != task.rank)
         for target, item in arriving.pop(index, ()):
             if schedule.owner(item[1]) != target:
                 results[target].add(item)

@@ -43,9 +43,7 @@ class Direct:
 
     def chains(self, members: Sequence[int], source: int, lane: int) -> list[Chain]:
         size = len(members)
-        return [
-            (Hop(0, 0, members[source], members[(source + distance) % size]),) for distance in range(1, size)
-        ]
+        return [(Hop(0, 0, members[source], members[(source + distance) % size]),) for distance in range(1, size)]
 
 
 @dataclass(frozen=True)

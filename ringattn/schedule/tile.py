@@ -21,6 +21,4 @@ def tile(shape: Shape, *, rows: int | None = None) -> Schedule:
             f"tile: rows must divide the number of ranks, got rows={rows} for {shape.world} ranks; "
             f"the nearest that does is {nearest_divisor(shape.world, rows)}"
         )
-    return grid(
-        shape, queries=rows, keys=shape.world // rows, query_route=OneWay(), key_route=OneWay(), name="tile"
-    )
+    return grid(shape, queries=rows, keys=shape.world // rows, query_route=OneWay(), key_route=OneWay(), name="tile")

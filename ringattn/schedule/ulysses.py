@@ -32,6 +32,4 @@ def usp(shape: Shape, *, heads: int | None = None) -> Schedule:
             f"usp: heads must divide the number of ranks, got heads={heads} for {world} ranks; "
             f"the nearest that does is {nearest_divisor(world, heads)}"
         )
-    return grid(
-        shape, heads=heads, queries=world // heads, key_route=OneWay(), sum_on_the_way=True, name="usp"
-    )
+    return grid(shape, heads=heads, queries=world // heads, key_route=OneWay(), sum_on_the_way=True, name="usp")

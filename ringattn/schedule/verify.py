@@ -98,9 +98,7 @@ class _Play:
             self._end_step(index)
         self._check_end()
         peak_parcels, peak_partials, peak, sent = self.lives.figures()
-        return Verification(
-            len(self.schedule.steps), self.tasks, self.moves, peak_parcels, peak_partials, peak, sent
-        )
+        return Verification(len(self.schedule.steps), self.tasks, self.moves, peak_parcels, peak_partials, peak, sent)
 
     def _check_form(self) -> None:
         s = self.schedule
@@ -140,7 +138,7 @@ class _Play:
                 raise self._fault(index, move, "it names no chunk, or a head group that is not there")
             if side not in self.sides and kind is Kind.PARTIAL:
                 continue
-            held = self.has[source] if kind is Kind.PARCEL else self.results[source]
+            held, made = self.has[source], self.results[source]
             for chunk in chunks:
                 item = (side, chunk, heads)
                 if kind is Kind.PARCEL:
@@ -148,7 +146,7 @@ class _Play:
                         raise self._fault(index, move, self._absence(source, item, index))
                     if owner[chunk] == target:
                         raise self._fault(index, move, f"chunk {chunk} is rank {target}'s own")
-                elif item not in held:
+                elif item not in made:
                     raise self._fault(
                         index,
                         move,
@@ -156,7 +154,7 @@ class _Play:
                         "there yet, or it was sent before",
                     )
             if kind is Kind.PARTIAL:
-                held.difference_update([(side, chunk, heads) for chunk in chunks])
+                made.difference_update([(side, chunk, heads) for chunk in chunks])
             self.under_way[due].append((index, move))
             started.append(move)
         self.lives.start_moves(index, started)
@@ -287,10 +285,7 @@ class _Lives:
         for source, target, kind, side, chunks, heads, due in moves:
             messages[source, target, kind, due].extend([(side, chunk, heads) for chunk in chunks])
         for (source, target, kind, due), items in messages.items():
-            if self.size is None:
-                amount = len(items)
-            else:
-                amount = sum(self.size(kind, *item) for item in items)
+            amount = len(items) if self.size is None else sum(self.size(kind, *item) for item in items)
             self.sent[source] += amount
             if kind is Kind.PARCEL:
                 self._parcels(index, due, source, target, items, amount)
@@ -300,9 +295,7 @@ class _Lives:
                 self._add(kind, target, index, due, amount)
                 self.arriving[due].extend([(target, item) for item in items])
 
-    def _parcels(
-        self, index: int, due: int, source: int, target: int, items: list[Item], amount: int
-    ) -> None:
+    def _parcels(self, index: int, due: int, source: int, target: int, items: list[Item], amount: int) -> None:
         brought = self.brought[source]
         lives = [brought.get(item) for item in items]
         first = lives[0]

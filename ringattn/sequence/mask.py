@@ -8,6 +8,7 @@ a mask through that one fact, so a further mask with the property needs no chang
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -107,10 +108,9 @@ def _checked_bounds(name: str, bounds: Iterable[int]) -> tuple[int, ...]:
     values = tuple(int(bound) for bound in bounds)
     if len(values) < 2 or values[0] != 0:
         raise ValueError(
-            f"{name} holds cumulative lengths: it starts with 0 and ends with the length, "
-            f"got {_shortened(values)}"
+            f"{name} holds cumulative lengths: it starts with 0 and ends with the length, got {_shortened(values)}"
         )
-    for before, after in zip(values, values[1:]):
+    for before, after in itertools.pairwise(values):
         if after < before:
             raise ValueError(
                 f"{name} holds cumulative lengths, which never fall or go below 0: {before} is followed by {after}; "
