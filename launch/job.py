@@ -132,8 +132,8 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
 
 
 def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folder: Path) -> None:
-    """Save on rank 0. A disk that is full in the middle of a run may have room at the next checkpoint: only the last
-    one's failure is the run's."""
+    """Save on rank 0. A disk that is full in the middle of a run may have room at the next checkpoint: only a
+    failure of the last one is the run's."""
 
     def write(path: Path) -> None:
         model.save_pretrained(path)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch.distributed as dist
 from ringattn.launch.compose import compose
 from ringattn.launch.failure import one_sentence
-from ringattn.launch.job import work
 from ringattn.launch.run_folder import freeze
 
 KEY = "ringattn/frozen"
@@ -47,6 +46,9 @@ def join(overrides: Sequence[str]) -> int:
     frozen = json.loads(store.get(KEY))
     if "error" in frozen:
         return 2
+    # Late, because it imports the models: a mistake in the configuration is said without waiting for them.
+    from ringattn.launch.job import work
+
     try:
         work(Path(frozen["folder"]), frozen["digest"], store)
     except ValueError as error:

@@ -47,7 +47,7 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     lines = text.splitlines(keepends=True)
     parts = [np.zeros(0, dtype=np.int32)]
     for start in range(0, len(lines), LINES_AT_ONCE):
-        batch = tokenizer.encode_batch(lines[start : start + LINES_AT_ONCE], add_special_tokens=False)
+        batch = tokenizer.encode_batch_fast(lines[start : start + LINES_AT_ONCE], add_special_tokens=False)
         parts += [np.array(one.ids, dtype=np.int32) for one in batch]
     return np.concatenate(parts)
 

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from ringattn.launch.workers import environment, start
 
 # Stands in for torch's agent: a parent with a child in a session of its own, both named by files.
