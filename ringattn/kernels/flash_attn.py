@@ -1,5 +1,5 @@
-"""The flash-attn package (FlashAttention-2, arXiv 2307.08691), where it is installed: windows, softcap and grouped heads
-natively."""
+"""The flash-attn package (FlashAttention-2, arXiv 2307.08691), where it is installed: windows, softcap and grouped
+heads natively."""
 
 from __future__ import annotations
 

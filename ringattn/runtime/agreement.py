@@ -1,6 +1,6 @@
 """Do all ranks make the same call? Checked before data moves, so that a disagreement raises everywhere.
 
-Each call's digest goes round in an all-gather of 16 bytes on the control group. The first call of a shape waits for it
+Each call's digest, 16 bytes, goes to everyone on the control group. The first call of a shape waits for it
 before it posts anything; later calls look at the answer after their first tasks, when it has long been there.
 """
 
@@ -18,6 +18,9 @@ from ringattn.runtime.executor import CommunicationError
 Terms = dict[str, str]
 
 
+# Up to this many ranks each tells each other its digest, so that one that is missing is known by name.
+_PAIRS = 32
+
 # The term under which a rank that refuses its own arguments says why, so that the others need not wait for it.
 REFUSED = "what the rank refused"
 
@@ -29,30 +32,44 @@ class Disagreement(ValueError):
 class Handshake:
     """One call's agreement, under way."""
 
-    def __init__(self, group: dist.ProcessGroup, terms: Terms, digest: torch.Tensor, timeout: float) -> None:
+    def __init__(self, group: dist.ProcessGroup, terms: Terms, timeout: float) -> None:
         self._group = group
         self._terms = terms
         self._timeout = timeout
-        self._digest = digest
-        self._all = [torch.empty_like(digest) for _ in range(dist.get_world_size(group))]
-        self._work: Any = dist.all_gather(self._all, digest, group=group, async_op=True)
+        self._mine = digest_of(terms)
+        self._all = [torch.empty_like(self._mine) for _ in range(dist.get_world_size(group))]
+        self._works: list[tuple[str, Any]] | None = self._start()
+
+    def _start(self) -> list[tuple[str, Any]]:
+        """What to wait for, with who is waited for. Pairs can say who is missing; large groups gather instead."""
+        rank, world = dist.get_rank(self._group), len(self._all)
+        if world > _PAIRS:
+            work = dist.all_gather(self._all, self._mine, group=self._group, async_op=True)
+            return [("another rank", work)]
+        peers = [(rank + distance) % world for distance in range(1, world)]
+        self._all[rank].copy_(self._mine)
+        works = [(f"rank {p}", dist.irecv(self._all[p], group=self._group, group_src=p)) for p in peers]
+        works += [(f"rank {p}", dist.isend(self._mine, group=self._group, group_dst=p)) for p in peers]
+        return works
 
     def settle(self) -> None:
-        """Wait for the others' digests. Raises Disagreement where they differ, on every rank."""
-        if self._work is None:
+        """Wait for the others' digests. Raises Disagreement where they differ, on every rank, and CommunicationError
+        where one does not come."""
+        if self._works is None:
             return
-        work, self._work = self._work, None
-        try:
-            work.wait(timedelta(seconds=self._timeout))
-        except RuntimeError as error:
-            raise CommunicationError(
-                f"rank {dist.get_rank(self._group)}: the other ranks of the group did not make this call within "
-                f"{self._timeout:g} s: one is gone, stalls, or made no call of attention at all. "
-                f"The transport says: {error}"
-            ) from error
-        if all(torch.equal(other, self._digest) for other in self._all):
+        works, self._works = self._works, None
+        for who, work in works:
+            try:
+                work.wait(timedelta(seconds=self._timeout))
+            except RuntimeError as error:
+                raise CommunicationError(
+                    f"rank {dist.get_rank(self._group)}, before step 1: {who} of the group did not make this call "
+                    f"within {self._timeout:g} s, or is gone; see what it printed, or raise timeout= if it is only "
+                    f"slow. The transport says: {error}"
+                ) from error
+        if all(torch.equal(other, self._mine) for other in self._all):
             return
-        said: list[Terms] = [{} for _ in range(dist.get_world_size(self._group))]
+        said: list[Terms] = [{} for _ in self._all]
         dist.all_gather_object(said, self._terms, group=self._group)
         raise Disagreement(_differences(said))
 

@@ -69,7 +69,7 @@ class Executor:
         self.transport = transport
         self.pool = pool
         self.counter = counter
-        self.timeout = timeout
+        self.timeout = self.patience = timeout
         self.timeline = timeline
         self.direction = "backward" if plan.backward else "forward"
         self._own_inputs = {
@@ -158,7 +158,7 @@ class Executor:
             return
         start = self.timeline.now() if self.timeline else 0.0
         try:
-            pending.wait(self.timeout)
+            pending.wait(self.patience)
         except RuntimeError as error:
             chunks = sorted({chunk for _, chunk, _ in message.items})
             shown = f"{chunks[0]} to {chunks[-1]}" if len(chunks) > 1 else str(chunks[0])
@@ -166,8 +166,8 @@ class Executor:
             what = "nothing came from" if received else "a message was not taken by"
             raise CommunicationError(
                 f"{self._where(index)}: {what} rank {message.peer} (chunks {shown}, {size} bytes, "
-                f"posted in step {message.step}) within {self.timeout:g} s, or it is gone; "
-                f"see what rank {message.peer} printed, or raise timeout= if it is only slow. The transport says: {error}"
+                f"sent in step {message.step + 1}) within {self.timeout:g} s, or it is gone; "
+                f"see what rank {message.peer} printed, or raise timeout= if it is only slow. The transport: {error}"
             ) from error
         if self.timeline:
             self.timeline.add(

@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """The bytes of a message. rows[item]: the half-open range of rows of a chunk in the tensors of its side and heads."""
+    """The bytes of a message. rows[item]: the half-open range of a chunk's rows in its side's and heads' tensors."""
 
     size: int
     places: tuple[Place, ...]

@@ -69,6 +69,7 @@ def parse(spec: str) -> tuple[str, dict[str, int]]:
 def make_schedule(spec: str, shape: Shape) -> Schedule:
     """The schedule called `spec` for `shape`. ValueError where the name is unknown or the numbers do not fit."""
     name, options = parse(spec)
+    shape.check()
     # Millions of tuples for a large world, and none of them garbage: passes of the collector would double the time.
     collecting = gc.isenabled()
     gc.disable()

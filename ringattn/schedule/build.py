@@ -55,7 +55,7 @@ class Builder:
     def send_result(
         self, step: int, source: int, target: int, side: Side, chunks: tuple[int, ...], *, heads: int = 0
     ) -> None:
-        """In `step`, what `source` has computed for `chunks` leaves for `target`, their owner or a rank that adds to it."""
+        """In `step`, what `source` computed for `chunks` leaves for `target`, their owner or a rank that adds to it."""
         self._moves[step].append(Move(source, target, Kind.PARTIAL, side, chunks, heads, step))
 
     def build(self) -> Schedule:
