@@ -1,14 +1,14 @@
-"""Plain-text tables: right-aligned columns under a rule, as wide as their longest cell."""
+"""Plain-text tables: columns under a rule, as wide as their longest cell; numbers to the right, words to the left."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ringattn.evaluation.perplexity import PositionReport
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines of right-aligned columns.
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[str] = ()) -> str:
+    """Lines of right-aligned columns; those whose header is in `left` are left-aligned.
 
     >>> print(table(["part", "bytes"], [["weights", "8"], ["gradients", "16"]]))
          part  bytes
@@ -21,7 +21,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             raise ValueError(f"each row needs {len(header)} cells, got {len(row)}: {list(row)}.")
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+    aligned = [
+        [cell.ljust(width) if name in left else cell.rjust(width) for name, cell, width in zip(header, line, widths)]
+        for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
 def position_table(report: PositionReport) -> str:
