@@ -62,9 +62,7 @@ def compose(overrides: Sequence[str], *, world: int | None = None, now: float | 
             composed = hydra_compose("config", overrides=wanted)
             missing = sorted(OmegaConf.missing_keys(composed))
             if missing:
-                raise ValueError(
-                    f"the setting {missing[0]} is required and has no value: write {missing[0]}=..."
-                )
+                raise ValueError(f"the setting {missing[0]} is required and has no value: write {missing[0]}=...")
             values: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(
@@ -102,9 +100,7 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
             result.append(f"{plain}={value}")
         elif any(key.startswith(f"{plain}.") for key in known_keys):
             inside = [key for key in known_keys if key.startswith(f"{plain}.")]
-            raise ValueError(
-                f"{plain} is a group of settings, got {override!r}: set one of {', '.join(inside)}."
-            )
+            raise ValueError(f"{plain} is a group of settings, got {override!r}: set one of {', '.join(inside)}.")
         else:
             raise ValueError(
                 f"there is no setting {plain}.{suggest(plain, [*known_keys, *known_groups])} "

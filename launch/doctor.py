@@ -23,10 +23,7 @@ OPTIONAL = {
 def run(arguments: Sequence[str]) -> int:
     """Print the findings; exit code 1 where training cannot work."""
     if {"-h", "--help"} & set(arguments):
-        print(
-            "usage: ringattn doctor\n\nShow what works on this machine: cores, memory, torch, kernels, "
-            "packages."
-        )
+        print("usage: ringattn doctor\n\nShow what works on this machine: cores, memory, torch, kernels, packages.")
         return 0
     if arguments:
         raise ValueError(f"`ringattn doctor` takes no arguments, got {arguments[0]!r}: leave it out.")

@@ -113,9 +113,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
         )
         recorder.summary({"held_out_loss": report.loss, "bigram_loss": report.bigram_loss})
     if first:
-        (folder / "perplexity.json").write_text(
-            json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8"
-        )
+        (folder / "perplexity.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
         draw_run(
             folder / "run.png",
             read_metrics(folder),
@@ -126,9 +124,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
                 f"{report.sequences} held-out sequences"
             ),
         )
-        logger.info(
-            "\n%s\n\n%s\n\n%s", position_table(report), verdict(report), f"picture {folder / 'run.png'}"
-        )
+        logger.info("\n%s\n\n%s\n\n%s", position_table(report), verdict(report), f"picture {folder / 'run.png'}")
 
 
 def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folder: Path) -> None:
@@ -209,9 +205,7 @@ def build_model(config: RunConfig) -> PreTrainedModel:
         model = new_llama(chosen.architecture, seed=config.trainer.seed)
         setting = f"model.architecture.max_positions={length}"
     else:
-        model = load_model(
-            Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, rope_factor=chosen.rope_factor
-        )
+        model = load_model(Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, rope_factor=chosen.rope_factor)
         trained = model.config.max_position_embeddings
         setting = f"model.rope_scaling=yarn model.rope_factor={-(-length // trained)}"
     reach = model.config.max_position_embeddings
@@ -229,11 +223,7 @@ def build_model(config: RunConfig) -> PreTrainedModel:
 def describe(config: RunConfig, model: PreTrainedModel, device: torch.device, tokens: int) -> str:
     """The first line of a run."""
     weights = sum(p.numel() for p in model.parameters()) / 1e6
-    where = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} thread(s)"
-    )
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return (
         f"{weights:.2f} M weights on {dist.get_world_size()} ranks ({where} each): {config.schedule.name}, "
         f"{config.schedule.layout}, {config.trainer.sequence_length:,} tokens a sequence, {tokens:,} tokens "

@@ -32,9 +32,7 @@ def join(overrides: Sequence[str]) -> int:
     if rank == 0:
         try:
             # The world is the launcher's to choose: what torchrun started is what there is.
-            config = compose(
-                [*overrides, f"launcher.processes={os.environ['LOCAL_WORLD_SIZE']}"], world=world
-            )
+            config = compose([*overrides, f"launcher.processes={os.environ['LOCAL_WORLD_SIZE']}"], world=world)
             folder, digest = freeze(config)
         except ValueError as error:
             store.set(KEY, json.dumps({"error": str(error)}))

@@ -65,8 +65,7 @@ def freeze(config: RunConfig) -> tuple[Path, str]:
         aside.rename(folder)
     except OSError as error:
         raise ValueError(
-            f"the run folder {folder} could not be written ({error}): choose another disk or folder with "
-            "run.folder=..."
+            f"the run folder {folder} could not be written ({error}): choose another disk or folder with run.folder=..."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

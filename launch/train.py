@@ -61,9 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     folder, digest = freeze(config)
     print(f"run folder {folder}", file=sys.stderr, flush=True)
-    return start(
-        command(config, folder, digest), threads=config.launcher.threads, processes=config.launcher.processes
-    )
+    return start(command(config, folder, digest), threads=config.launcher.threads, processes=config.launcher.processes)
 
 
 def help_text() -> str:

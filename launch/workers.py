@@ -47,9 +47,7 @@ def start(arguments: Sequence[str], *, threads: int | None, processes: int) -> i
 
     SIGINT and SIGTERM are passed on as SIGTERM; what has not ended after `GRACE_SECONDS` is killed.
     """
-    agent = subprocess.Popen(
-        arguments, env=environment(threads=threads, processes=processes), start_new_session=True
-    )
+    agent = subprocess.Popen(arguments, env=environment(threads=threads, processes=processes), start_new_session=True)
     received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:

@@ -22,9 +22,7 @@ class Bigram:
 
     def __init__(self, tokens: np.ndarray, *, vocabulary: int) -> None:
         if len(tokens) < 2:
-            raise ValueError(
-                f"a bigram model needs at least two tokens, got {len(tokens)}: give a longer text."
-            )
+            raise ValueError(f"a bigram model needs at least two tokens, got {len(tokens)}: give a longer text.")
         self.vocabulary = vocabulary
         first, second = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
         self._pairs, self._counts = np.unique(first * vocabulary + second, return_counts=True)

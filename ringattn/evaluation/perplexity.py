@@ -57,8 +57,7 @@ class PositionReport:
         """Plain values with the perplexities written out."""
         values = asdict(self) | {"perplexity": self.perplexity, "bigram_perplexity": self.bigram_perplexity}
         values["ranges"] = [
-            asdict(r) | {"perplexity": r.perplexity, "bigram_perplexity": r.bigram_perplexity}
-            for r in self.ranges
+            asdict(r) | {"perplexity": r.perplexity, "bigram_perplexity": r.bigram_perplexity} for r in self.ranges
         ]
         return values
 

@@ -77,10 +77,7 @@ def estimate(sizes: Architecture, work: Workload) -> MemoryEstimate:
         activations=tokens * activation_bytes_per_token(sizes, work),
         attention_buffers=attention_buffers(sizes, work),
         logits_chunk=FP32
-        * (
-            LOGIT_COPIES * min(work.loss_chunk, tokens) * sizes.vocabulary
-            + sizes.vocabulary * sizes.hidden_size
-        ),
+        * (LOGIT_COPIES * min(work.loss_chunk, tokens) * sizes.vocabulary + sizes.vocabulary * sizes.hidden_size),
     )
 
 

@@ -21,9 +21,7 @@ MODEL, BIGRAM, HELD_OUT, GRID = "#1f5fa8", "#c2571a", "#17202a", "#dddddd"
 SMOOTH = 0.8
 
 
-def draw_run(
-    path: Path, metrics: Sequence[StepMetrics], report: PositionReport, *, title: str, subtitle: str
-) -> None:
+def draw_run(path: Path, metrics: Sequence[StepMetrics], report: PositionReport, *, title: str, subtitle: str) -> None:
     """Write a PNG, 2,000 pixels wide."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 5.0), dpi=160, layout="constrained")
     figure.suptitle(f"{title}\n", fontsize=14, fontweight="bold", x=0.01, ha="left")
@@ -79,9 +77,7 @@ def _draw_positions(axes: Axes, report: PositionReport) -> None:
     edges = [r.start for r in report.ranges] + [report.length]
     # Position 0 has no logarithm: the first range is drawn as wide as the second.
     edges[0] = max(1, edges[1] // 2)
-    axes.stairs(
-        [r.perplexity for r in report.ranges], edges, color=MODEL, linewidth=2.4, label="model", baseline=None
-    )
+    axes.stairs([r.perplexity for r in report.ranges], edges, color=MODEL, linewidth=2.4, label="model", baseline=None)
     axes.stairs(
         [r.bigram_perplexity for r in report.ranges],
         edges,

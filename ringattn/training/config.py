@@ -184,9 +184,7 @@ def check(config: RunConfig) -> None:
             "schedule.timeout": config.schedule.timeout,
             "launcher.processes": config.launcher.processes,
             "launcher.threads": 1 if config.launcher.threads is None else config.launcher.threads,
-            "mesh.sequence_parallel": 1
-            if config.mesh.sequence_parallel is None
-            else config.mesh.sequence_parallel,
+            "mesh.sequence_parallel": 1 if config.mesh.sequence_parallel is None else config.mesh.sequence_parallel,
         }
     )
     _not_negative(
@@ -278,6 +276,4 @@ def _not_negative(values: Mapping[str, float]) -> None:
 def _fractions(values: Mapping[str, float]) -> None:
     for key, value in values.items():
         if not 0 <= value < 1:
-            raise ValueError(
-                f"{key} is a fraction from 0 to below 1, got {value}: write for example {key}=0.1."
-            )
+            raise ValueError(f"{key} is a fraction from 0 to below 1, got {value}: write for example {key}=0.1.")

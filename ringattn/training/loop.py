@@ -82,11 +82,7 @@ def train(
                 peak_memory=_largest(peak_memory(reader.device)),
             )
         )
-        if (
-            trainer.checkpoint_every
-            and (step + 1) % trainer.checkpoint_every == 0
-            and step + 1 < trainer.steps
-        ):
+        if trainer.checkpoint_every and (step + 1) % trainer.checkpoint_every == 0 and step + 1 < trainer.steps:
             save(step + 1)
 
 

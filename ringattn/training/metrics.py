@@ -56,9 +56,7 @@ class Recorder:
         self._started = time.perf_counter()
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._bar = (
-            tqdm.tqdm(total=steps, unit="step", dynamic_ncols=True, file=self.stream)
-            if self.stream.isatty()
-            else None
+            tqdm.tqdm(total=steps, unit="step", dynamic_ncols=True, file=self.stream) if self.stream.isatty() else None
         )
         self._wandb = _start_wandb(wandb, folder, settings)
 

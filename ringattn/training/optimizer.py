@@ -47,16 +47,12 @@ class Optimizer:
         )
         self.parts: list[torch.optim.Optimizer] = [adamw]
         if matrices:
-            self.parts.append(
-                Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay)
-            )
+            self.parts.append(Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay))
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def step(self, step: int) -> float:
         """Update the weights at `step` (from 0) and clear the gradients; returns AdamW's learning rate."""
-        factor = learning_rate_factor(
-            step, steps=self.steps, warmup=self.config.warmup, final=self.config.final
-        )
+        factor = learning_rate_factor(step, steps=self.steps, warmup=self.config.warmup, final=self.config.final)
         for part, peaks in zip(self.parts, self._peaks):
             for group, peak in zip(part.param_groups, peaks):
                 group["lr"] = peak * factor

@@ -55,9 +55,7 @@ class SequenceReader:
         """Every token's loss, fp32 [L], the same on each rank of the group."""
         with self._precision():
             hidden, labels = self._read(inputs, targets)
-            losses = token_losses(
-                hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap
-            )
+            losses = token_losses(hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap)
         return self.sp.unshard(losses.float(), dim=0, length=inputs.shape[1])
 
     def _read(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,9 +26,7 @@ def read_file(path: Path) -> str:
     """A UTF-8 text file that has something in it."""
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not there"
-        raise ValueError(
-            f"data.path must be a text file, got {path}, which is {kind}: give the path of a UTF-8 file."
-        )
+        raise ValueError(f"data.path must be a text file, got {path}, which is {kind}: give the path of a UTF-8 file.")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -37,9 +35,7 @@ def read_file(path: Path) -> str:
             "example with iconv -f latin1 -t utf-8."
         ) from None
     if not text.strip():
-        raise ValueError(
-            f"data.path must hold text, got {path}, which is empty: give a file with words in it."
-        )
+        raise ValueError(f"data.path must hold text, got {path}, which is empty: give a file with words in it.")
     return text
 
 

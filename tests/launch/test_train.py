@@ -49,9 +49,7 @@ def train(folder, *words):
 def two_ranks(tmp_path_factory):
     """One run on two ranks: its folder and what it showed."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, train(
-        folder, "launcher.processes=2", "trainer.accumulation=2", "trainer.checkpoint_every=2"
-    )
+    return folder, train(folder, "launcher.processes=2", "trainer.accumulation=2", "trainer.checkpoint_every=2")
 
 
 def test_it_records_every_step(two_ranks):
@@ -113,9 +111,7 @@ def test_two_data_parallel_rows_have_the_same_losses(two_ranks, tmp_path):
     """Two rows of one rank with one sequence each read what one row with two sequences reads."""
     train(tmp_path, "launcher.processes=2", "mesh.sequence_parallel=1", "trainer.accumulation=1")
     assert losses(tmp_path) == pytest.approx(losses(two_ranks[0]), rel=1e-5)
-    wanted, found = (
-        json.loads((f / "run" / "perplexity.json").read_text())["loss"] for f in (two_ranks[0], tmp_path)
-    )
+    wanted, found = (json.loads((f / "run" / "perplexity.json").read_text())["loss"] for f in (two_ranks[0], tmp_path))
     assert found == pytest.approx(wanted, rel=1e-5)
 
 
@@ -141,9 +137,7 @@ def test_another_configuration_than_was_frozen_is_refused_on_every_rank(two_rank
     code, _, shown = run([*TORCHRUN, "ringattn.launch.worker"], str(two_ranks[0] / "run"), "0" * 64)
     assert code != 0
     for rank in (0, 1):
-        assert (
-            f"rank {rank}: all ranks must read the same config.yaml, but ranks [0, 1] read another" in shown
-        )
+        assert f"rank {rank}: all ranks must read the same config.yaml, but ranks [0, 1] read another" in shown
 
 
 def test_bad_text_is_refused_before_any_worker_starts(tmp_path):

@@ -63,9 +63,7 @@ def test_workers_share_the_cores():
 @pytest.mark.parametrize("kind", ["obedient", "stubborn"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(tmp_path, kind, number):
-    starter = subprocess.Popen(
-        [sys.executable, "-c", STARTER, sys.executable, "-c", AGENT, str(tmp_path), kind]
-    )
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, sys.executable, "-c", AGENT, str(tmp_path), kind])
     try:
         wait_for((tmp_path / "pids").exists)
         pids = [int(word) for word in (tmp_path / "pids").read_text().split()]

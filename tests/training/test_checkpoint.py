@@ -93,9 +93,7 @@ except ValueError as error:
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on file sizes")
 def test_a_real_write_that_fails_inside_safetensors_is_caught(tmp_path):
     """The kernel refuses to let the file grow, as it does on a full disk."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert "the checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
     assert "step-000001 is whole" in done.stdout
     assert latest(tmp_path).name == "step-000001"

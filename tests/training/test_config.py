@@ -81,7 +81,5 @@ def test_a_rule_that_is_broken_is_named(changes, message):
 def test_mesh_shapes():
     assert mesh_shape(8, None) == (1, 8)
     assert mesh_shape(8, 2) == (4, 2)
-    with pytest.raises(
-        ValueError, match=r"got 6 ranks and a degree of 4: choose a degree from \[1, 2, 3, 6\]"
-    ):
+    with pytest.raises(ValueError, match=r"got 6 ranks and a degree of 4: choose a degree from \[1, 2, 3, 6\]"):
         mesh_shape(6, 4)
