@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
 from ringattn.kernels.kernel import Request, sum_dtype
-from ringattn.runtime.agreement import REFUSED, Handshake, Terms, digest_of
+from ringattn.runtime.agreement import REFUSED, Handshake, Terms
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -26,8 +26,9 @@ from ringattn.runtime.call import (
     sink_gradient,
 )
 from ringattn.runtime.collect import gather_rows
-from ringattn.runtime.executor import Counter, Executor
+from ringattn.runtime.executor import CommunicationError, Counter, Executor
 from ringattn.runtime.groups import make_groups
+from ringattn.runtime.kept import Keeping, Kept, keep, replay
 from ringattn.runtime.plan import Plan, Problem
 from ringattn.runtime.pool import BufferPool
 from ringattn.runtime.timeline import Timeline
@@ -131,7 +132,7 @@ class SequenceParallel:
         self._pools: dict[torch.device, BufferPool] = {}
         self._calls: OrderedDict[Any, Call] = OrderedDict()
         self._timeline: Timeline | None = None
-        self._kept: Kept | None = None
+        self._keeping: list[Keeping] = []
 
     # How the sequence is cut.
 
@@ -168,11 +169,11 @@ class SequenceParallel:
         if self._groups is None:
             if self.world > 1:
                 raise ValueError("unshard needs a process group, and this rank lives in a virtual world")
-            self._check_shard("x", x.shape[dim], layout)
+            self.check_shard("x", x.shape[dim], layout)
             return x
-        problem = _refusal(self._check_shard, "x", x.shape[dim], layout)
+        problem = _refusal(self.check_shard, "x", x.shape[dim], layout)
         terms = {"unshard of": f"{_words(x, dim)} along dim {dim}, {length} tokens", "layout": layout.name}
-        self._agree(terms, problem)
+        self.agree(terms, problem)
         return gather_rows(x, dim, layout, self._groups)
 
     # Attention.
@@ -207,8 +208,9 @@ class SequenceParallel:
 
         Raises ValueError (on every rank) where an argument does not fit, or where ranks make different calls.
         """
-        if self._kept is not None and self._kept.replaying:
-            return _Attention.apply(query, key, value, sinks, self, self._kept.call, None)
+        kept = replay(self._keeping, query)
+        if kept is not None:
+            return _Attention.apply(query, key, value, sinks, self, kept[0], None, kept[1:])
         call: Call | None = None
         refused: ValueError | None = None
         try:
@@ -241,13 +243,21 @@ class SequenceParallel:
                 handshake = None
         assert call is not None
         call.agreed = True
-        return _Attention.apply(query, key, value, sinks, self, call, handshake)
+        return _Attention.apply(query, key, value, sinks, self, call, handshake, None)
 
     def kernels(
         self, dtype: torch.dtype, head_dim: int, *, device: str = "cpu", softcap: float | None = None
     ) -> list[tuple[str, str]]:
         """Each kernel, with `chosen`, `serves`, or why it can't serve such tensors; in the order of preference."""
         return explain_kernels(Request(torch.device(device), dtype, head_dim, softcap))
+
+    def agree(self, terms: Terms, refused: ValueError | None = None) -> None:
+        """Raise ValueError on every rank where the ranks' `terms` differ (a name and what this rank says to it), or
+        where a rank has `refused` something: there its own error. Collective; 16 bytes a rank."""
+        if self._groups is not None:
+            _settle(self._handshake(terms, refused), refused)
+        elif refused is not None:
+            raise refused
 
     # What was sent, held, and done when.
 
@@ -273,16 +283,10 @@ class SequenceParallel:
         for pool in self._pools.values():
             pool.release()
 
-    @contextmanager
-    def keeping(self, kept: Kept, *, replaying: bool) -> Iterator[None]:
-        """Inside the `with`, attention's out and lse are kept in `kept`, or, replaying, taken from it in the same order
-        with neither communication nor computation. For activation checkpointing."""
-        before, self._kept = self._kept, kept
-        kept.replaying = replaying
-        try:
-            yield
-        finally:
-            self._kept = before
+    def keeping(self, kept: Kept, *, replaying: bool) -> Keeping:
+        """Inside `with sp.keeping(...)`, attention's out and lse are kept in `kept`, or, replaying, taken from it in
+        the same order with neither communication nor computation. For activation checkpointing."""
+        return Keeping(self._keeping, kept, replaying=replaying)
 
     # Inside.
 
@@ -353,8 +357,8 @@ class SequenceParallel:
         of_keys = of_queries
         if key_length != length:
             of_keys = layout if layout is not None and layout.length == key_length else self._key_layout(key_length)
-        self._check_shard("query", rows, of_queries)
-        self._check_shard("key", columns, of_keys)
+        self.check_shard("query", rows, of_queries)
+        self.check_shard("key", columns, of_keys)
         return Problem(
             of_queries,
             of_keys,
@@ -376,7 +380,8 @@ class SequenceParallel:
         name = self._layout.name if isinstance(self._layout, Layout) else self._layout
         return make_layout(name, length, self.world)
 
-    def _check_shard(self, name: str, held: int, layout: Layout) -> None:
+    def check_shard(self, name: str, held: int, layout: Layout) -> None:
+        """Raise ValueError where this rank's shard of `name`, of `held` tokens, isn't what `layout` gives it."""
         expected = layout.local_length(self.rank)
         if held != expected:
             each = [layout.local_length(rank) for rank in range(self.world)]
@@ -445,10 +450,7 @@ class SequenceParallel:
         assert self._groups is not None
         if refused is not None:
             terms = {REFUSED: str(refused)}
-        return Handshake(self._groups.control, terms, digest_of(terms), self.timeout)
-
-    def _agree(self, terms: Terms, refused: ValueError | None) -> None:
-        _settle(self._handshake(terms, refused), refused)
+        return Handshake(self._groups.control, terms, self.timeout)
 
     def _run(self, plan: Plan, call: Call, inputs: dict[str, Tensor], handshake: Handshake | None) -> dict[str, Tensor]:
         executor = Executor(
@@ -461,33 +463,19 @@ class SequenceParallel:
             timeout=self.timeout,
             timeline=self._timeline,
         )
+        trouble: CommunicationError | None = None
         for phase, _ in enumerate(executor.phases()):
             if phase == 1 and handshake is not None:
-                handshake.settle()
-        if handshake is not None:
+                try:
+                    handshake.settle()
+                except CommunicationError as error:
+                    # A peer is gone or stalls. Waiting for its data, briefly, tells in which step and for what.
+                    trouble, executor.patience = error, min(1.0, self.timeout)
+        if handshake is not None and trouble is None:
             handshake.settle()
+        if trouble is not None:
+            raise trouble
         return executor.results
-
-
-class Kept:
-    """Attention's results of one checkpointed region, in the order of its calls."""
-
-    def __init__(self) -> None:
-        self.replaying = False
-        self._results: list[tuple[Call, Tensor, Tensor]] = []
-        self._next = 0
-
-    @property
-    def call(self) -> Call:
-        return self._results[self._next][0]
-
-    def add(self, call: Call, out: Tensor, lse: Tensor) -> None:
-        self._results.append((call, out, lse))
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        _, out, lse = self._results[self._next]
-        self._next = (self._next + 1) % len(self._results)
-        return out, lse
 
 
 class _Attention(torch.autograd.Function):
@@ -503,15 +491,14 @@ class _Attention(torch.autograd.Function):
         sp: SequenceParallel,
         call: Call,
         handshake: Handshake | None,
+        kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        kept = sp._kept
-        if kept is not None and kept.replaying:
-            out, lse = kept.take()
+        if kept is not None:
+            out, lse = kept
         else:
             results = sp._run(call.forward_plan, call, forward_inputs(query, key, value), handshake)
             out, lse = finish_forward(results, sinks, query.dtype)
-            if kept is not None:
-                kept.add(call, out, lse)
+            keep(sp._keeping, call, out, lse)
         ctx.save_for_backward(query, key, value, sinks, out, lse)
         ctx.sp, ctx.call = sp, call
         return out
@@ -524,7 +511,7 @@ class _Attention(torch.autograd.Function):
         results = ctx.sp._run(ctx.call.backward_plan, ctx.call, inputs, None)
         grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
         grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
-        return grad_query, grad_key, grad_value, grad_sinks, None, None, None
+        return grad_query, grad_key, grad_value, grad_sinks, None, None, None, None
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:

@@ -147,9 +147,7 @@ def _work_in_process(rank: int, world: int, name: str, deadline: float) -> None:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _run_threads(
-    world: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float
-) -> list[Any]:
+def _run_threads(world: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
     from torch.testing._internal.distributed import multi_threaded_pg
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -1,0 +1,40 @@
+"""What ties a model to its ranks: one explicit object, an attribute of the modules that need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ringattn.attention import SequenceParallel
+
+_ATTRIBUTE = "ringattn"
+
+
+@dataclass(eq=False)
+class Attachment:
+    """The ranks of a parallelized model, and what is known of the call under way.
+
+    outermost: the module whose call is under way. attended: whether attention was reached in it.
+    last_position: the highest position of the whole sequence, which some rotary embeddings depend on.
+    warned: whether the user was told of a sequence longer than the model's positions.
+    """
+
+    sp: SequenceParallel
+    outermost: nn.Module | None = None
+    attended: bool = False
+    last_position: int = 0
+    warned: bool = False
+
+    def attach(self, module: nn.Module) -> None:
+        setattr(module, _ATTRIBUTE, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
+        # A copy of a model (an average of weights, say) works on the same ranks; process groups can't be copied.
+        return self
+
+
+def attachment_of(module: nn.Module) -> Attachment | None:
+    found = getattr(module, _ATTRIBUTE, None)
+    return found if isinstance(found, Attachment) else None

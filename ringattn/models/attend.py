@@ -1,0 +1,123 @@
+"""The attention function that parallelized models call, under a name of its own in transformers' registry.
+
+transformers asks `AttentionInterface` for the function that a model's configuration names, and builds no mask for a
+name it does not know. What the masks would have said arrives as arguments instead: causality as an attribute of the
+attention module, the window as `sliding_window`, packed documents and the global length from the model's call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from ringattn.models.attachment import attachment_of
+
+NAME = "ringattn"
+
+
+def register() -> None:
+    """Put `attend` into transformers' registry as "ringattn"; no other name is touched."""
+    AttentionInterface.register(NAME, attend)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    length: int | None = None,
+    documents: tuple[int, ...] | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention of this rank's queries over the keys of all ranks, in the form that transformers expects.
+
+    query: [B, Hq, n, D]; key, value: [B, Hkv, n, D], this rank's shards. Returns ([B, n, Hq, D], None).
+    length, documents: what the hooks of `ringattn.models.inputs` gave to the model's call.
+    s_aux: [Hq], attention sinks, as gpt-oss passes them.
+    """
+    attachment = attachment_of(module)
+    if attachment is None:
+        raise ValueError(
+            f'the attention implementation is "{NAME}", but this {type(module).__name__} is not part of a '
+            "parallelized model: call ringattn.parallelize(model, sp), or give the model another "
+            "implementation with model.set_attn_implementation"
+        )
+    _check(module, attention_mask, dropout, sliding_window, length, rest)
+    attachment.attended = True
+    query, key, value = (x.transpose(1, 2) for x in _cast(query, key, value))
+    out = attachment.sp.attention(
+        query,
+        key,
+        value,
+        causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        window=sliding_window,
+        documents=documents,
+        scale=scaling,
+        softcap=softcap,
+        sinks=s_aux,
+        length=length,
+    )
+    return out, None
+
+
+def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast rotary embeddings return fp32 while the values are narrow: all become the type that torch's own
+    attention would cast them to."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(kind)) for x in tensors)
+
+
+def _check(
+    module: nn.Module,
+    attention_mask: Tensor | None,
+    dropout: float,
+    sliding_window: int | None,
+    length: int | None,
+    rest: dict[str, Any],
+) -> None:
+    name = type(module).__name__
+    if attention_mask is not None:
+        raise ValueError(
+            f"{name} adds a mask or a bias to its scores, which parallelized attention does not take: "
+            "use a model whose positions are rotary"
+        )
+    for extra in ("position_bias", "head_mask", "alibi"):
+        if rest.get(extra) is not None:
+            raise ValueError(f"{name} passes {extra}, which parallelized attention does not take: use another model")
+    if dropout > 0:
+        raise ValueError(
+            f"dropout inside attention is not supported, got {dropout} in {name}: "
+            "set model.config.attention_dropout to 0 before the model is made"
+        )
+    if sliding_window is None and _layer_type(module) == "sliding_attention":
+        raise ValueError(
+            f"layer {getattr(module, 'layer_idx', '?')} has a sliding window, but {name} does not pass it on to its "
+            "attention function: this model can't be parallelized"
+        )
+    if length is None:
+        raise ValueError(
+            f"the global length of the sequence did not reach {name}: this model drops the keyword arguments of its "
+            "call, and can't be parallelized"
+        )
+
+
+def _layer_type(module: nn.Module) -> str | None:
+    layer_type: str | None = getattr(module, "layer_type", None)
+    if layer_type is not None:
+        return layer_type
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    return types[index] if types and index is not None else None
