@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from ringattn.sequence.layout import suggest
 
 
 def _grid(shape: Shape, *, heads: int = 1, queries: int = 1, keys: int = 1) -> Schedule:
+    """Any point of the grid: head groups x query groups x key groups, which multiply to the number of ranks."""
     return grid(shape, heads=heads, queries=queries, keys=keys)
 
 
@@ -45,6 +47,15 @@ _BUILDERS: MappingProxyType[str, Callable[..., Schedule]] = MappingProxyType(
 def schedules() -> list[str]:
     """The names that `schedule=` takes; some take numbers too, as in `usp:heads=4`."""
     return sorted(_BUILDERS)
+
+
+def about(name: str) -> tuple[str, tuple[str, ...]]:
+    """What a named schedule does, the first sentence of its builder's docstring, and the numbers that it takes."""
+    parse(name)
+    builder = _BUILDERS[name]
+    words = " ".join((inspect.getdoc(builder) or "").split())
+    line = re.split(r"(?<=\.) (?=[`A-Z])", words, maxsplit=1)[0]
+    return line, tuple(key for key in inspect.signature(builder).parameters if key != "shape")
 
 
 def parse(spec: str) -> tuple[str, dict[str, int]]:

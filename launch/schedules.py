@@ -1,0 +1,248 @@
+"""`ringattn schedules`: list, show and verify schedules, built-in ones and a user's own. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ringattn.report.schedule import describe, figures, legend
+from ringattn.report.schedule_picture import draw
+from ringattn.report.table import table
+from ringattn.schedule import about, make_schedule, schedules
+from ringattn.schedule.prune import prune
+from ringattn.schedule.traffic import Tensors, chunk_bytes
+from ringattn.schedule.value import Schedule, Shape
+from ringattn.schedule.verify import ScheduleError, verify
+from ringattn.sequence.blocks import visible_blocks
+from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
+from ringattn.sequence.mask import Mask
+
+USAGE = """\
+usage: ringattn schedules                           list them
+       ringattn schedules show SCHEDULE [options]     its table, and what it asks of a rank
+       ringattn schedules verify SCHEDULE [options]   prove that it computes attention, forward and backward
+
+SCHEDULE is a name, with numbers where it takes some (usp:heads=2), or a function from a Shape to a Schedule in a
+file of your own: path/to/file.py:function. `ringattn schedules show --help` lists the options."""
+
+# The name that a user's file sees as its `__name__`.
+_MODULE = "user_schedule"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns 1 where `verify` finds a fault.
+
+    Raises:
+        ValueError: a mistake in the arguments.
+    """
+    if not arguments:
+        print(overview())
+        return 0
+    verb, *rest = arguments
+    if verb in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if verb not in ("show", "verify"):
+        hint = suggest(verb, ["show", "verify"])
+        if verb in schedules() or ".py" in verb:
+            hint = f"; write `ringattn schedules show {verb}`"
+        raise ValueError(f"`ringattn schedules` knows show and verify, got {verb!r}{hint}")
+    options = _options(verb, rest)
+    setting = Setting.of(options)
+    schedule = load(options.schedule, setting.shape)
+    if verb == "verify":
+        return prove(schedule, setting)
+    return show(schedule, setting, backward=options.backward, svg=options.svg)
+
+
+def overview() -> str:
+    """The built-in schedules, one row each."""
+    rows = []
+    for name in schedules():
+        line, numbers = about(name)
+        rows.append([name, ", ".join(numbers) or "-", line])
+    return table(["schedule", "numbers", "what it does"], rows, left=("schedule", "numbers", "what it does"))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a schedule is built and verified for."""
+
+    shape: Shape
+    layout: Layout
+    mask: Mask
+    tensors: Tensors
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Setting:
+        """From the command line. ValueError where numbers do not fit each other."""
+        documents = None if options.documents is None else tuple(options.documents)
+        mask = Mask(causal=not options.full, window=options.window, documents=documents)
+        mask.check(options.length, options.length)
+        layout = make_layout(options.layout, options.length, options.ranks, mask)
+        shape = Shape(options.ranks, options.query_heads, options.key_heads, layout.chunks_per_rank)
+        shape.check()
+        sum_bytes = max(4, options.item_bytes)
+        tensors = Tensors(1, options.query_heads, options.key_heads, options.head_dim, options.item_bytes, sum_bytes)
+        return cls(shape, layout, mask, tensors)
+
+    def describe(self) -> str:
+        heads = f"{self.shape.query_heads} query and {self.shape.key_heads} key heads of {self.tensors.head_dim}"
+        size = f"{self.layout.length:,} tokens, {heads}, {self.tensors.item_bytes} bytes an element"
+        return f"{self.mask.describe()}, {self.layout.name}, {size}"
+
+    def refined(self, schedule: Schedule) -> Layout:
+        """The layout cut as the schedule cuts. ScheduleError where the schedule is for something else."""
+        if schedule.world != self.shape.world:
+            raise ScheduleError(f"schedule {schedule.name!r} is for {schedule.world} ranks, not {self.shape.world}")
+        if schedule.chunks_per_rank < 1 or schedule.chunks_per_rank % self.layout.chunks_per_rank:
+            raise ScheduleError(
+                f"schedule {schedule.name!r} has {schedule.chunks_per_rank} chunks a rank, which must be a multiple of "
+                f"the layout's {self.layout.chunks_per_rank}; build it from shape.chunks_per_rank"
+            )
+        if schedule.heads and schedule.heads[-1][1] != self.shape.query_heads:
+            raise ScheduleError(
+                f"schedule {schedule.name!r} covers {schedule.heads[-1][1]} query heads of {self.shape.query_heads}; "
+                "build it from shape.query_heads"
+            )
+        return self.layout.refine(schedule.chunks_per_rank // self.layout.chunks_per_rank)
+
+
+def show(schedule: Schedule, setting: Setting, *, backward: bool, svg: Path | None) -> int:
+    """Print the table and the figures of one direction, as it runs under the mask; write the picture if asked to."""
+    direction = "backward" if backward else "forward"
+    layout = setting.refined(schedule)
+    visible = visible_blocks(setting.mask, layout, layout)
+    verify(schedule, visible, backward=backward)
+    pruned = prune(schedule, visible)
+    if svg is not None:
+        drawn = draw(pruned, backward=backward, subtitle=setting.describe(), layout=setting.layout)
+        try:
+            svg.write_text(drawn, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"the picture could not be written to {svg}: {error.strerror}") from error
+    print(f"{schedule.name}, {direction}, {schedule.world} ranks: {setting.describe()}\n")
+    print(describe(pruned, backward=backward))
+    print(f"\n{legend(pruned, backward=backward)}\n")
+    print(_figures(pruned, setting, backward=backward))
+    if svg is not None:
+        print(f"\npicture written to {svg}")
+    return 0
+
+
+def prove(schedule: Schedule, setting: Setting) -> int:
+    """Print OK and the figures of both directions, or the first fault."""
+    checked = []
+    for backward in (False, True):
+        direction = "backward" if backward else "forward"
+        try:
+            layout = setting.refined(schedule)
+            visible = visible_blocks(setting.mask, layout, layout)
+            verify(schedule, visible, backward=backward)
+            checked.append(f"{direction}\n{_figures(prune(schedule, visible), setting, backward=backward)}")
+        except ScheduleError as fault:
+            print(f"FAULT in the {direction}: {fault}")
+            return 1
+    print(f"OK: {schedule.name} over {schedule.world} ranks computes every block once and brings every result home")
+    print(f"{setting.describe()}\n")
+    print("\n\n".join(checked))
+    return 0
+
+
+def _figures(schedule: Schedule, setting: Setting, *, backward: bool) -> str:
+    layout = setting.refined(schedule)
+    visible = visible_blocks(setting.mask, layout, layout)
+    size = chunk_bytes(schedule, layout, layout, setting.tensors, backward=backward)
+    counted = verify(schedule, visible, backward=backward)
+    return figures(counted, verify(schedule, visible, backward=backward, size=size))
+
+
+# Where a schedule comes from.
+
+
+def load(spec: str, shape: Shape) -> Schedule:
+    """A built-in schedule by its name, or a user's own by `path/to/file.py:function`.
+
+    Raises:
+        ValueError: there is no such name, file or function, or the function does not return a `Schedule`.
+    """
+    own = re.fullmatch(r"(?P<path>.+\.py)(:(?P<function>\w*))?", spec)
+    if own is None:
+        return make_schedule(spec, shape)
+    made = _function(Path(own["path"]), own["function"] or "")(shape)
+    if not isinstance(made, Schedule):
+        raise ValueError(
+            f"{spec} must return a ringattn.Schedule, got {type(made).__name__}; end it with `return plan.build()`"
+        )
+    return made
+
+
+def _function(path: Path, name: str) -> Callable[[Shape], object]:
+    if not path.is_file():
+        near = sorted(str(other) for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ValueError(f"there is no file {path}{suggest(str(path), near)}")
+    found = runpy.run_path(str(path), run_name=_MODULE)
+    functions = [key for key, value in found.items() if callable(value) and getattr(value, "__module__", "") == _MODULE]
+    if name not in functions:
+        public = [key for key in functions if not key.startswith("_")]
+        listed = f"it has {', '.join(public)}" if public else "it has none"
+        problem = f"has no function {name!r}" if name else "needs the name of a function"
+        raise ValueError(f"{path} {problem}{suggest(name, functions)}: {listed}; write {path}:function")
+    chosen: Callable[[Shape], object] = found[name]
+    return chosen
+
+
+# The command line.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def _options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog=f"ringattn schedules {verb}",
+        allow_abbrev=False,
+        description="SCHEDULE is a name (usp:heads=2 with numbers), or path/to/file.py:function of your own.",
+    )
+    parser.add_argument("schedule", metavar="SCHEDULE", help="a name, or path/to/file.py:function")
+    for flag, default, what in (
+        ("--ranks", 4, "how many ranks"),
+        ("--query-heads", 8, "query heads"),
+        ("--key-heads", 8, "key and value heads"),
+        ("--head-dim", 64, "numbers in a head"),
+        ("--item-bytes", 2, "bytes of one number of q, k, v"),
+        ("--length", 1024, "tokens of the whole sequence"),
+    ):
+        parser.add_argument(flag, type=_at_least_one, default=default, metavar="N", help=f"{what} ({default})")
+    parser.add_argument("--layout", default="zigzag", help=f"one of {', '.join(LAYOUTS)} (zigzag)")
+    parser.add_argument("--full", action="store_true", help="no causal mask")
+    parser.add_argument("--window", type=int, metavar="N", help="keys that a query sees, its own included")
+    parser.add_argument("--documents", type=_bounds, metavar="0,N,...", help="cumulative lengths of packed documents")
+    if verb == "show":
+        parser.add_argument("--backward", action="store_true", help="show the backward instead of the forward")
+        parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture as well")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        parser.error(f"`{parser.prog}` has no argument {unknown[0]}{suggest(unknown[0], known)}")
+    return options
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {word!r}")
+    return int(word)
+
+
+def _bounds(words: str) -> list[int]:
+    try:
+        return [int(word) for word in words.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {words!r}") from None
