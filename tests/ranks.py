@@ -1,7 +1,7 @@
 """Real gloo ranks inside a test: `run_ranks(world, function, *args)`.
 
-Ranks are processes of a fork server, which has imported torch once for all of them, so that a world of four starts in
-under a second. `threads=True` plays each rank in a thread of this process instead, with torch's own testing internals:
+Ranks are processes of a fork server, which has imported torch once for all of them: a world of four starts in about a
+second. `threads=True` plays each rank in a thread of this process instead, with torch's own testing internals:
 still real gloo over real sockets, and quicker for many small cases, but it is torch's private interface and shares
 what a process shares (the default random generator, `warnings`, hooks on classes).
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +27,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# The fork server imports these once, where this process has them, so that no rank does.
+_SLOW_IMPORTS = (
+    "torch",
+    "torch.distributed",
+    "ringattn.attention",
+    "ringattn.models.parallelize",
+    "transformers.models.llama.modeling_llama",
+)
 
 # What other ranks may still say after the first has failed, before they are stopped.
 _GRACE = 2.0
@@ -69,7 +79,7 @@ def _run_processes(
     world: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float, folder: Path
 ) -> list[Any]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "ringattn.attention"])
+    context.set_forkserver_preload([name for name in _SLOW_IMPORTS if name in sys.modules])
     torch.save((function, args), folder / "work")
     # The server's imports are not the ranks' time.
     ready = context.Process(target=time.monotonic)
