@@ -21,8 +21,11 @@ from ringattn.sequence.layout import make_layout
 from ringattn.training.config import RunConfig, from_mapping, mesh_shape
 from ringattn.training.typed import keys, suggest
 
-# A path says which variant of its group is meant.
-IMPLIED = {"model.path": ("model", "folder"), "data.path": ("data", "file")}
+# A path says which variants of groups are meant, where the user names none.
+IMPLIED = {
+    "model.path": {"model": "folder", "experiment": "finetune"},
+    "data.path": {"data": "file"},
+}
 
 
 def conf_folder() -> Path:
@@ -95,8 +98,9 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
         if plain in known_groups:
             result.append(_group_choice(plain, value, known_groups[plain]))
         elif plain in known_keys:
-            if plain in IMPLIED and not {IMPLIED[plain][0]} & given and value not in ("null", ""):
-                result.insert(0, "=".join(IMPLIED[plain]))
+            if value not in ("null", ""):
+                implied = IMPLIED.get(plain, {}).items()
+                result[:0] = [f"{group}={choice}" for group, choice in implied if group not in given]
             result.append(f"{plain}={value}")
         elif any(key.startswith(f"{plain}.") for key in known_keys):
             inside = [key for key in known_keys if key.startswith(f"{plain}.")]

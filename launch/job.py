@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from ringattn.launch.run_folder import CONFIG_FILE
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import ringattn
@@ -31,6 +32,16 @@ from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
 
 logger = logging.getLogger("ringattn")
+
+# Copied byte for byte: saving through transformers may rewrite a tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
 
 
 def work(folder: Path, expected_digest: str, store: dist.Store | None = None) -> None:
@@ -133,10 +144,10 @@ def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folde
 
     def write(path: Path) -> None:
         model.save_pretrained(path)
-        if config.model.path is None:
-            shutil.copytree(folder / "data" / "tokenizer", path, dirs_exist_ok=True)
-        else:
-            AutoTokenizer.from_pretrained(config.model.path, local_files_only=True).save_pretrained(path)
+        source = folder / "data" / "tokenizer" if config.model.path is None else Path(config.model.path)
+        for pattern in TOKENIZER_FILES:
+            for file in source.glob(pattern):
+                shutil.copy(file, path)
 
     try:
         logger.info("checkpoint %s", save_checkpoint(write, folder / "checkpoints", step=step))
@@ -210,6 +221,8 @@ def build_model(config: RunConfig) -> PreTrainedModel:
         setting = f"model.rope_scaling=yarn model.rope_factor={-(-length // trained)}"
     reach = model.config.max_position_embeddings
     if length > reach and not has_rope_scaling(model.config.to_dict()):
+        # The library's own warning speaks of config attributes; a person at the command line has settings.
+        warnings.filterwarnings("ignore", message="a sequence of .* positions is longer than the model's")
         logger.warning(
             "warning: sequences of %d tokens are longer than the model's %d positions, and its RoPE is not "
             "scaled: set %s",

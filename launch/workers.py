@@ -1,7 +1,8 @@
 """Workers on this machine, through torch's elastic agent as a process of its own.
 
 The agent starts one worker a rank, hosts their store, and stops all when one fails. It runs in a session of
-its own, so that Ctrl-C reaches it once, from here, and not a second time from the terminal.
+its own, so that Ctrl-C reaches it once, from here, and not a second time from the terminal. No worker reads the
+terminal: nobody would see a question that it asks.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ def start(arguments: Sequence[str], *, threads: int | None, processes: int) -> i
 
     SIGINT and SIGTERM are passed on as SIGTERM; what has not ended after `GRACE_SECONDS` is killed.
     """
-    agent = subprocess.Popen(arguments, env=environment(threads=threads, processes=processes), start_new_session=True)
+    agent = subprocess.Popen(
+        arguments,
+        env=environment(threads=threads, processes=processes),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:

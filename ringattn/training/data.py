@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ringattn.planner.architecture import architecture_of, read_config
 from ringattn.training.config import RunConfig
 from ringattn.training.text import read_text, split
 from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, train_bpe
@@ -42,6 +43,8 @@ def prepare(config: RunConfig, folder: Path) -> TokenizedText:
     else:
         tokenizer = train_bpe(train_text, config.model.architecture.vocabulary)
     train, held_out = encode(tokenizer, train_text), encode(tokenizer, held_out_text)
+    if config.model.path is not None:
+        _check_vocabulary(Path(config.model.path), max(train.max(initial=0), held_out.max(initial=0)))
     source = "the King James Bible" if config.data.path is None else config.data.path
     for name, tokens, remedy in (
         ("training", train, "lower trainer.sequence_length or give a longer text"),
@@ -66,6 +69,15 @@ def prepare(config: RunConfig, folder: Path) -> TokenizedText:
     }
     (folder / "text.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return load_tokens(folder)
+
+
+def _check_vocabulary(model: Path, largest: int) -> None:
+    size = architecture_of(read_config(model)).vocabulary
+    if largest >= size:
+        raise ValueError(
+            f"a model's tokenizer and embedding must fit each other, but {model} makes token {largest} of this text "
+            f"and embeds {size} tokens: save the model with the tokenizer that it was trained with."
+        )
 
 
 def load_tokens(folder: Path) -> TokenizedText:

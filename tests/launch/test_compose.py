@@ -54,8 +54,19 @@ def test_every_schedule_is_a_choice():
     assert compose(["schedule=usp:heads=2"]).schedule.name == "usp:heads=2"
 
 
+def test_a_checkpoint_is_trained_with_a_careful_optimizer(tmp_path):
+    sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 1, "max_position_embeddings": 64}
+    (tmp_path / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    config = compose([f"model.path={tmp_path}"])
+    assert config.model.architecture is None and config.run.name == "finetune"
+    assert config.optimizer.name == "adamw" and config.optimizer.learning_rate == 2e-5
+    assert compose([f"model.path={tmp_path}", "optimizer.learning_rate=1e-4"]).optimizer.learning_rate == 1e-4
+
+
 def test_a_path_chooses_its_variant():
     assert rewrite(["data.path=a.txt"]) == ["data=file", "data.path=a.txt"]
+    assert rewrite(["model.path=m", "experiment=none"]) == ["model=folder", "model.path=m", "experiment=none"]
     assert rewrite(["data=kjv", "data.path=a.txt"]) == ["data=kjv", "data.path=a.txt"]
 
 

@@ -133,6 +133,20 @@ def test_under_torchrun_a_mistake_is_said_once_and_nobody_waits(tmp_path):
     assert time.monotonic() - started < 60
 
 
+def test_a_checkpoint_is_trained_on_with_its_own_tokenizer(two_ranks, tmp_path):
+    """In bf16, with checkpointing, and on sequences longer than the model's positions, which is warned about."""
+    latest = two_ranks[0] / "run" / "checkpoints" / "latest"
+    write_text(tmp_path / "text.txt")
+    words = [word for word in tiny_overrides(tmp_path) if not word.startswith("model.")]
+    words += [f"model.path={latest}", "trainer.sequence_length=96", "trainer.steps=1", "launcher.processes=1"]
+    code, _, shown = run(TRAIN, *words, "trainer.precision=bfloat16", "trainer.gradient_checkpointing=true")
+    assert code == 0, shown[-4000:]
+    assert "model.rope_scaling=yarn model.rope_factor=2" in shown
+    assert losses(tmp_path)[0] < losses(two_ranks[0])[0], "it starts from trained weights"
+    saved = tmp_path / "run" / "checkpoints" / "latest"
+    assert (saved / "tokenizer.json").read_text() == (latest / "tokenizer.json").read_text()
+
+
 def test_another_configuration_than_was_frozen_is_refused_on_every_rank(two_ranks):
     code, _, shown = run([*TORCHRUN, "ringattn.launch.worker"], str(two_ranks[0] / "run"), "0" * 64)
     assert code != 0

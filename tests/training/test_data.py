@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from tiny_run import tiny_mapping, write_text
+from tiny_run import ARCHITECTURE, tiny_mapping, write_text
 
+from ringattn.models.load import new_llama
+from ringattn.planner.architecture import Architecture
 from ringattn.training.config import from_mapping
 from ringattn.training.data import prepare, read_window, window_start
 from ringattn.training.text import read_file, split
-from ringattn.training.tokenizer import encode, load_tokenizer, train_bpe
+from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, train_bpe
 
 LENGTH, TOKENS = 10, 105
 
@@ -79,6 +81,17 @@ def test_missing_empty_binary_and_short_texts_are_refused(tmp_path):
     (tmp_path / "text.txt").write_text("too short\n" * 3)
     with pytest.raises(ValueError, match=r"training text must be longer than one sequence .*=32 tokens"):
         prepare(from_mapping(tiny_mapping(tmp_path)), tmp_path / "data")
+
+
+def test_a_tokenizer_that_the_model_does_not_embed_is_refused(tmp_path):
+    text = write_text(tmp_path / "text.txt")
+    model = tmp_path / "model"
+    save_tokenizer(train_bpe(text, 300), model)
+    new_llama(Architecture(**ARCHITECTURE | {"vocabulary": 260}), seed=0).config.save_pretrained(model)
+    mapping = tiny_mapping(tmp_path)
+    mapping["model"] = {"path": str(model)}
+    with pytest.raises(ValueError, match=r"makes token \d+ of this text and embeds 260 tokens"):
+        prepare(from_mapping(mapping), tmp_path / "data")
 
 
 def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -1,0 +1,70 @@
+"""New and loaded models: sizes, seeds, safetensors only, stretched positions."""
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from ringattn.models.load import load_model, new_llama, stretch_positions
+from ringattn.planner.architecture import Architecture
+
+SIZES = Architecture(
+    vocabulary=300,
+    hidden_size=16,
+    intermediate_size=24,
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    head_dim=8,
+    max_positions=64,
+    rope_theta=5000.0,
+)
+
+
+def test_a_new_model_has_the_sizes_and_depends_on_the_seed_alone():
+    first, again, other = (new_llama(SIZES, seed=seed) for seed in (1, 1, 2))
+    assert sum(p.numel() for p in first.parameters()) == SIZES.parameters()
+    assert first.config.rope_parameters["rope_theta"] == 5000.0
+    for a, b in zip(first.parameters(), again.parameters()):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+def test_a_model_comes_back_from_safetensors_in_fp32(tmp_path):
+    model = new_llama(SIZES, seed=1)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight.float())
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    new_llama(SIZES, seed=1).config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match=r"weights are read as safetensors, but .* has none: save them again"):
+        load_model(tmp_path)
+    with pytest.raises(ValueError, match="must be a Hugging Face checkpoint folder"):
+        load_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_positions_are_stretched(tmp_path, kind):
+    new_llama(SIZES, seed=1).save_pretrained(tmp_path)
+    stretched = load_model(tmp_path, rope_scaling=kind, rope_factor=2.0)
+    assert stretched.config.max_position_embeddings == 128
+    assert stretched.config.rope_parameters == {
+        "rope_type": kind,
+        "rope_theta": 5000.0,
+        "factor": 2.0,
+        "original_max_position_embeddings": 64,
+    }
+    ids = torch.arange(100)[None]
+    plain = load_model(tmp_path)
+    assert not torch.allclose(plain(input_ids=ids).logits, stretched(input_ids=ids).logits)
+
+
+def test_a_model_with_several_rotary_settings_is_refused(tmp_path):
+    new_llama(SIZES, seed=1).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.rope_parameters = {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(ValueError, match=r"one rotary setting for all layers, got llama: drop model\.rope_scaling"):
+        stretch_positions(config, kind="yarn", factor=2.0)
