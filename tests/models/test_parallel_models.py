@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 from tiny_models import FAMILIES, Step, assert_same_step, gradients_of, make_model, make_tokens, plain_step
-from torch import Tensor
+from torch import Tensor, nn
 
 import ringattn
 
@@ -28,6 +28,7 @@ class Case:
     documents: tuple[int, ...] | None = None
     checkpointing: bool = False
     keep_attention: bool = True
+    data_parallel: bool = False
 
     def __str__(self) -> str:
         return f"{self.schedule}-{self.layout}-{self.world}"
@@ -38,10 +39,11 @@ def parallel_step(rank: int, models: list[Any], tokens: Tensor, labels: Tensor, 
     model = ringattn.parallelize(
         models[rank], sp, gradient_checkpointing=case.checkpointing, keep_attention=case.keep_attention
     )
-    outputs = model(input_ids=tokens, labels=labels, documents=case.documents)
+    callee = nn.parallel.DistributedDataParallel(model) if case.data_parallel else model
+    outputs = callee(input_ids=tokens, labels=labels, documents=case.documents)
     outputs.loss.backward()
     loss, gradients = outputs.loss.detach().clone(), gradients_of(model)
-    for tensor in (loss, *gradients.values()):
+    for tensor in (loss, *(() if case.data_parallel else gradients.values())):
         dist.all_reduce(tensor)
         tensor /= sp.world
     return Step(loss, gradients, sp.unshard(outputs.logits.detach(), 1, length=tokens.shape[1]))
@@ -93,8 +95,8 @@ def test_a_rank_without_targets() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_in_processes_of_their_own(world: int) -> None:
-    check("llama", Case(world, "tokenring", "zigzag"), threads=False)
+def test_processes_whose_gradients_torch_averages(world: int) -> None:
+    check("llama", Case(world, "tokenring", "zigzag", checkpointing=True, data_parallel=True), threads=False)
 
 
 @pytest.mark.slow
