@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import sees
 
 from ringattn import Mask
 from ringattn.sequence.blocks import visible_blocks
 from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, split
-from reference import sees
 
 
 def held(name: str, length: int, world: int) -> list[list[int]]:

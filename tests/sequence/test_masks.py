@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import sees
 
 from ringattn import Mask
-from reference import sees
 
 
 def shown(mask: Mask, queries: int, keys: int) -> list[list[int]]:
