@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,14 @@ class Setting:
         tensors = Tensors(1, options.query_heads, options.key_heads, options.head_dim, options.item_bytes, sum_bytes)
         return cls(shape, layout, mask, tensors)
 
+    def title(self) -> str:
+        """Mask, layout and length in a few words."""
+        return f"{self.mask.describe()}, {self.layout.name}, {self.layout.length:,} tokens"
+
     def describe(self) -> str:
+        """The same, with the sizes of the tensors."""
         heads = f"{self.shape.query_heads} query and {self.shape.key_heads} key heads of {self.tensors.head_dim}"
-        size = f"{self.layout.length:,} tokens, {heads}, {self.tensors.item_bytes} bytes an element"
-        return f"{self.mask.describe()}, {self.layout.name}, {size}"
+        return f"{self.title()}, {heads}, {self.tensors.item_bytes} bytes an element"
 
     def refined(self, schedule: Schedule) -> Layout:
         """The layout cut as the schedule cuts. ScheduleError where the schedule is for something else."""
@@ -121,7 +126,7 @@ def show(schedule: Schedule, setting: Setting, *, backward: bool, svg: Path | No
     verify(schedule, visible, backward=backward)
     pruned = prune(schedule, visible)
     if svg is not None:
-        drawn = draw(pruned, backward=backward, subtitle=setting.describe(), layout=setting.layout)
+        drawn = draw(pruned, backward=backward, subtitle=setting.title(), layout=setting.layout)
         try:
             svg.write_text(drawn, encoding="utf-8")
         except OSError as error:
@@ -174,7 +179,13 @@ def load(spec: str, shape: Shape) -> Schedule:
     own = re.fullmatch(r"(?P<path>.+\.py)(:(?P<function>\w*))?", spec)
     if own is None:
         return make_schedule(spec, shape)
-    made = _function(Path(own["path"]), own["function"] or "")(shape)
+    path = Path(own["path"])
+    # As for `python file.py`: what stands beside the file can be imported.
+    sys.path.insert(0, str(path.parent.absolute()))
+    try:
+        made = _function(path, own["function"] or "")(shape)
+    finally:
+        sys.path.pop(0)
     if not isinstance(made, Schedule):
         raise ValueError(
             f"{spec} must return a ringattn.Schedule, got {type(made).__name__}; end it with `return plan.build()`"

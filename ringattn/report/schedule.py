@@ -120,7 +120,6 @@ def figures(counted: Verification, in_bytes: Verification) -> str:
     rows = [
         ["steps", f"{counted.steps:,}", ""],
         ["tasks", f"{counted.tasks:,}", ""],
-        ["moves", f"{counted.moves:,}", ""],
     ]
     per_rank = (
         ("sent by a rank", counted.sent, in_bytes.sent),
