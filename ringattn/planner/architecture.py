@@ -11,7 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Grouped-query attention, gated feed-forward, RMS norms, rotary positions."""
+    """Grouped-query attention, gated feed-forward, RMS norms, rotary positions.
+
+    attention_bias: the four maps of attention have biases. local_start: what the query and key biases of a new model
+        start at, in each channel; above 0, attention starts local (`ringattn.models.load.new_llama`).
+    """
 
     vocabulary: int
     hidden_size: int
@@ -23,10 +27,14 @@ class Architecture:
     max_positions: int
     rope_theta: float = 10000.0
     tie_embeddings: bool = False
+    attention_bias: bool = False
+    local_start: float = 0.0
 
     def layer_parameters(self) -> int:
-        """Weights of one layer: four attention maps, three feed-forward maps, two norms."""
+        """Weights of one layer: four attention maps, three feed-forward maps, two norms, biases where there are any."""
         attention = 2 * self.hidden_size * self.head_dim * (self.heads + self.key_value_heads)
+        if self.attention_bias:
+            attention += self.head_dim * (self.heads + 2 * self.key_value_heads) + self.hidden_size
         return attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
 
     def parameters(self) -> int:
@@ -65,6 +73,7 @@ def architecture_of(values: Mapping[str, Any]) -> Architecture:
         head_dim=values.get("head_dim") or values["hidden_size"] // heads,
         max_positions=values["max_position_embeddings"],
         tie_embeddings=bool(values.get("tie_word_embeddings", False)),
+        attention_bias=bool(values.get("attention_bias", False)),
     )
 
 

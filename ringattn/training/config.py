@@ -242,7 +242,14 @@ def mesh_shape(world: int, sequence_parallel: int | None) -> tuple[int, int]:
 
 def _check_architecture(sizes: Architecture) -> None:
     numbers = dataclasses.asdict(sizes)
+    start = numbers.pop("local_start")
     _positive({f"model.architecture.{k}": v for k, v in numbers.items() if not isinstance(v, bool)})
+    _not_negative({"model.architecture.local_start": start})
+    if start > 0 and not sizes.attention_bias:
+        raise ValueError(
+            "attention starts local through its biases: model.architecture.local_start needs attention_bias, got "
+            f"local_start={start} without: write model.architecture.attention_bias=true."
+        )
     if sizes.heads % sizes.key_value_heads:
         raise ValueError(
             "query heads share key/value heads evenly: model.architecture.heads must be a multiple of "

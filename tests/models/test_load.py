@@ -1,5 +1,7 @@
 """New and loaded models: sizes, seeds, safetensors only, stretched positions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig
@@ -27,6 +29,23 @@ def test_a_new_model_has_the_sizes_and_depends_on_the_seed_alone():
     for a, b in zip(first.parameters(), again.parameters()):
         assert torch.equal(a, b)
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+
+
+def test_a_local_start_makes_attention_fall_off_with_distance():
+    sizes = replace(SIZES, attention_bias=True, local_start=1.0, head_dim=32)
+    model = new_llama(sizes, seed=1)
+    assert sum(p.numel() for p in model.parameters()) == sizes.parameters()
+    model.set_attn_implementation("eager")
+    ids = torch.arange(60)[None]
+    with torch.no_grad():
+        weights = model(input_ids=ids, output_attentions=True).attentions[0][0].mean(dim=0)
+    last = weights[-1]
+    assert last[-1] == last.max() and last[-8:].sum() > 0.3
+    plain = new_llama(replace(sizes, local_start=0.0), seed=1)
+    plain.set_attn_implementation("eager")
+    with torch.no_grad():
+        last = plain(input_ids=ids, output_attentions=True).attentions[0][0].mean(dim=0)[-1]
+    assert last[-8:].sum() < 0.2, "8 of 60 tokens, without a local start"
 
 
 def test_a_model_comes_back_from_safetensors_in_fp32(tmp_path):

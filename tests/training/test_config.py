@@ -67,6 +67,7 @@ def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
             {"model__architecture__key_value_heads": 3},
             "heads must be a multiple of key_value_heads, got 2 and 3",
         ),
+        ({"model__architecture__local_start": 0.5}, "local_start needs attention_bias, got local_start=0.5 without"),
         ({"model__architecture__head_dim": 7}, "head_dim must be even, got 7"),
         ({"model__architecture__vocabulary": 256}, "256 bytes, the end-of-text token and merges, got 256"),
         ({"model__rope_scaling": "yarn"}, "raise model.architecture.max_positions instead"),
