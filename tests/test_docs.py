@@ -1,12 +1,17 @@
 """The documents: drawn parts are what the schedules give, shown code runs, and no link leads nowhere."""
 
+import contextlib
 import importlib.util
+import io
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch.distributed as dist
+from ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,31 +34,57 @@ def test_no_picture_is_left_over():
     assert kept == {path.name for path in draw_docs.drawn() if path.suffix == ".svg"}
 
 
+@pytest.mark.parametrize("schedule", ["ring", "tokenring", "tile", "ulysses"])
+def test_the_bytes_in_the_readme(schedule):
+    cells = []
+    for key_heads in (32, 8):
+        words = f"show {schedule} --length 32768 --query-heads 32 --key-heads {key_heads} --head-dim 128 --full"
+        printed = [draw_docs.printed_by(words + more) for more in ("", " --backward")]
+        cells.append(", ".join(re.search(r"sent by a rank .* chunks +(.*)", text)[1] for text in printed))
+    row = f"| `{schedule}` | {' | '.join(cells)} |\n"
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """The files of "add a schedule", as a user copies them."""
+    """The files that the documents show, as a user copies them."""
     folder = tmp_path_factory.mktemp("example")
-    for name, code in draw_docs.files_in((ROOT / "docs/add-a-schedule.md").read_text(encoding="utf-8")).items():
-        (folder / name).write_text(code, encoding="utf-8")
+    for path in draw_docs.documents():
+        for name, code in draw_docs.files_in(path.read_text(encoding="utf-8")).items():
+            (folder / name).write_text(code, encoding="utf-8")
     return folder
 
 
-def output_of(folder, *words):
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False, timeout=110
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def printed_by(rank, folder, name):
+    """What a shown file prints where the ranks are there already: its own start and end of them are left out."""
+    sys.path.insert(0, str(folder))
+    out = io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            mock.patch.object(dist, "init_process_group"),
+            mock.patch.object(dist, "destroy_process_group"),
+        ):
+            runpy.run_path(str(folder / name), run_name="__main__")
+    finally:
+        sys.path.pop(0)
+    return out.getvalue()
 
 
 def test_the_example_is_exact_in_a_virtual_world(example):
-    assert output_of(example, "check_my_ring.py").startswith("my_ring is exact")
+    assert printed_by(0, example, "check_my_ring.py").startswith("my_ring is exact")
 
 
-def test_the_example_runs_on_real_ranks(example):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    shown = output_of(example, *torchrun, "run_my_ring.py")
-    assert sorted(shown.splitlines()) == ["rank 0 has 500 of 1000 tokens", "rank 1 has 500 of 1000 tokens"]
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("run_my_ring.py", "rank {} has 500 of 1000 tokens\n"),
+        ("attend.py", "rank {}: (1, 500, 8, 64) of (1, 1000, 8, 64)\n"),
+        ("parallel_model.py", "rank {}: 500 of 1000 tokens, loss of the whole sequence 6.25\n"),
+    ],
+)
+def test_what_the_documents_show_runs_on_two_ranks(example, name, line):
+    assert run_ranks(2, printed_by, example, name, timeout=100) == [line.format(0), line.format(1)]
 
 
 @pytest.mark.parametrize("path", draw_docs.documents(), ids=lambda path: path.name)
