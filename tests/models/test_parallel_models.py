@@ -100,10 +100,9 @@ def test_processes_whose_gradients_torch_averages(world: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
 @pytest.mark.parametrize("documents", [None, PACKED], ids=["whole", "packed"])
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag", "striped", "balanced"])
-@pytest.mark.parametrize("schedule", ringattn.schedules())
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_sweep(family: str, documents: tuple[int, ...] | None, layout: str, schedule: str, world: int) -> None:
-    check(family, Case(world, schedule, layout, documents))
+@pytest.mark.parametrize("schedule", [name for name in ringattn.schedules() if name != "grid"])
+def test_sweep(family: str, documents: tuple[int, ...] | None, layout: str, schedule: str) -> None:
+    check(family, Case(3, schedule, layout, documents))
