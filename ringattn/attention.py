@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
 from ringattn.kernels.kernel import Request, sum_dtype
-from ringattn.runtime.agreement import REFUSED, Handshake, Terms
+from ringattn.runtime.agreement import Terms, agree
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -26,7 +26,7 @@ from ringattn.runtime.call import (
     sink_gradient,
 )
 from ringattn.runtime.collect import gather_rows
-from ringattn.runtime.executor import CommunicationError, Counter, Executor
+from ringattn.runtime.executor import Counter, Executor
 from ringattn.runtime.groups import make_groups
 from ringattn.runtime.kept import Keeping, Kept, keep, replay
 from ringattn.runtime.plan import Plan, Problem
@@ -60,6 +60,8 @@ class SequenceParallel:
     backward: another schedule for the backward; that of the forward unless given.
     kernel: `auto`, or the name of a kernel; `kernels()` shows which serve.
     timeout: seconds after which a peer that does not answer is an error.
+    agreement: when the ranks check that they make the same call: `every` time, or the `first` time of each shape alone,
+        which saves a round of 16 bytes a call and trusts the ranks to keep in step.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SequenceParallel:
         backward: str | Schedule | None = None,
         kernel: str = "auto",
         timeout: float = 600.0,
+        agreement: str = "every",
     ) -> None:
         self._groups = make_groups(group, timeout)
         self.rank = self._groups.rank if self._groups else 0
@@ -78,7 +81,7 @@ class SequenceParallel:
         self.transport: Transport | None = (
             ProcessGroupTransport(self._groups.upward, self._groups.downward) if self._groups else None
         )
-        self._configure(schedule, layout, backward, kernel, timeout)
+        self._configure(schedule, layout, backward, kernel, timeout, agreement)
 
     @classmethod
     def over(
@@ -95,7 +98,7 @@ class SequenceParallel:
         self = cls.__new__(cls)
         self._groups = None
         self.rank, self.world, self.transport = transport.rank, transport.world, transport
-        self._configure(schedule, layout, backward, kernel, timeout=1.0)
+        self._configure(schedule, layout, backward, kernel, timeout=1.0, agreement="first")
         return self
 
     def _configure(
@@ -105,7 +108,10 @@ class SequenceParallel:
         backward: str | Schedule | None,
         kernel: str,
         timeout: float,
+        agreement: str,
     ) -> None:
+        if agreement not in ("every", "first"):
+            raise ValueError(f"agreement is 'every' or 'first', got {agreement!r}")
         if timeout <= 0:
             raise ValueError(f"timeout is a number of seconds above 0, got {timeout}")
         for spec in (schedule, backward):
@@ -127,6 +133,7 @@ class SequenceParallel:
         self.backward = schedule if backward is None else backward
         self.kernel = kernel
         self.timeout = timeout
+        self.agreement = agreement
         self.counter = Counter()
         self._layout = layout
         self._pools: dict[torch.device, BufferPool] = {}
@@ -210,7 +217,7 @@ class SequenceParallel:
         """
         kept = replay(self._keeping, query)
         if kept is not None:
-            return _Attention.apply(query, key, value, sinks, self, kept[0], None, kept[1:])
+            return _Attention.apply(query, key, value, sinks, self, kept[0], kept[1:])
         call: Call | None = None
         refused: ValueError | None = None
         try:
@@ -233,17 +240,12 @@ class SequenceParallel:
             if self._groups is None:
                 raise
             refused = error
-        handshake = None
-        if self._groups is not None:
-            terms = {} if call is None else self._terms(call, query, sinks)
-            handshake = self._handshake(terms, refused)
-            if call is None or not call.agreed:
-                # The first call of a shape: nothing is posted before all ranks have said the same.
-                _settle(handshake, refused)
-                handshake = None
+        if self._groups is not None and (call is None or not call.agreed or self.agreement == "every"):
+            # Before anything is posted: messages that do not fit each other end the process inside the transport.
+            self.agree({} if call is None else self._terms(call, sinks), refused)
         assert call is not None
         call.agreed = True
-        return _Attention.apply(query, key, value, sinks, self, call, handshake, None)
+        return _Attention.apply(query, key, value, sinks, self, call, None)
 
     def kernels(
         self, dtype: torch.dtype, head_dim: int, *, device: str = "cpu", softcap: float | None = None
@@ -255,7 +257,7 @@ class SequenceParallel:
         """Raise ValueError on every rank where the ranks' `terms` differ (a name and what this rank says to it), or
         where a rank has `refused` something: there its own error. Collective; 16 bytes a rank."""
         if self._groups is not None:
-            _settle(self._handshake(terms, refused), refused)
+            agree(self._groups.control, terms, refused, timeout=self.timeout)
         elif refused is not None:
             raise refused
 
@@ -427,32 +429,27 @@ class SequenceParallel:
             )
         return spec
 
-    def _terms(self, call: Call, query: Tensor, sinks: Tensor | None) -> Terms:
+    def _terms(self, call: Call, sinks: Tensor | None) -> Terms:
         """What all ranks must say alike, in words that an error can show."""
-        problem = call.problem
-        return {
-            "the schedule": _name(self.schedule),
-            "the backward's schedule": _name(self.backward),
-            "the layout": f"{problem.query_layout.name} {hash_of_chunks(problem.query_layout)}",
-            "the mask": problem.mask.describe() + f" {hash_of(problem.mask)}",
-            "the number of queries": str(problem.query_layout.length),
-            "the number of keys": str(problem.key_layout.length),
-            "the batch size": str(query.shape[0]),
-            "the heads and head size": f"{query.shape[2]} over {problem.tensors.key_heads}, {query.shape[3]}",
-            "the dtype": str(query.dtype).removeprefix("torch."),
-            "scale": str(problem.scale),
-            "softcap": str(problem.softcap),
-            "sinks": "none" if sinks is None else "given",
-            "the kernel": call.kernel.name,
-        }
+        if not call.terms:
+            problem, sizes = call.problem, call.problem.tensors
+            call.terms = {
+                "the schedule": _name(self.schedule),
+                "the backward's schedule": _name(self.backward),
+                "the layout": f"{problem.query_layout.name} {_digits(problem.query_layout.chunks)}",
+                "the mask": f"{problem.mask.describe()} {_digits(problem.mask)}",
+                "the number of queries": str(problem.query_layout.length),
+                "the number of keys": str(problem.key_layout.length),
+                "the batch size": str(sizes.batch),
+                "the heads and head size": f"{sizes.query_heads} over {sizes.key_heads}, {sizes.head_dim}",
+                "the dtype": str(problem.dtype).removeprefix("torch."),
+                "scale": str(problem.scale),
+                "softcap": str(problem.softcap),
+                "the kernel": call.kernel.name,
+            }
+        return {**call.terms, "sinks": "none" if sinks is None else "given"}
 
-    def _handshake(self, terms: Terms, refused: ValueError | None) -> Handshake:
-        assert self._groups is not None
-        if refused is not None:
-            terms = {REFUSED: str(refused)}
-        return Handshake(self._groups.control, terms, self.timeout)
-
-    def _run(self, plan: Plan, call: Call, inputs: dict[str, Tensor], handshake: Handshake | None) -> dict[str, Tensor]:
+    def _run(self, plan: Plan, call: Call, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         executor = Executor(
             plan,
             inputs,
@@ -463,18 +460,8 @@ class SequenceParallel:
             timeout=self.timeout,
             timeline=self._timeline,
         )
-        trouble: CommunicationError | None = None
-        for phase, _ in enumerate(executor.phases()):
-            if phase == 1 and handshake is not None:
-                try:
-                    handshake.settle()
-                except CommunicationError as error:
-                    # A peer is gone or stalls. Waiting for its data, briefly, tells in which step and for what.
-                    trouble, executor.patience = error, min(1.0, self.timeout)
-        if handshake is not None and trouble is None:
-            handshake.settle()
-        if trouble is not None:
-            raise trouble
+        for _ in executor.phases():
+            pass
         return executor.results
 
 
@@ -490,13 +477,12 @@ class _Attention(torch.autograd.Function):
         sinks: Tensor | None,
         sp: SequenceParallel,
         call: Call,
-        handshake: Handshake | None,
         kept: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         if kept is not None:
             out, lse = kept
         else:
-            results = sp._run(call.forward_plan, call, forward_inputs(query, key, value), handshake)
+            results = sp._run(call.forward_plan, call, forward_inputs(query, key, value))
             out, lse = finish_forward(results, sinks, query.dtype)
             keep(sp._keeping, call, out, lse)
         ctx.save_for_backward(query, key, value, sinks, out, lse)
@@ -508,10 +494,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, out, lse = ctx.saved_tensors
         inputs = backward_inputs(grad_out, query, key, value, out, lse)
-        results = ctx.sp._run(ctx.call.backward_plan, ctx.call, inputs, None)
+        results = ctx.sp._run(ctx.call.backward_plan, ctx.call, inputs)
         grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
         grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
-        return grad_query, grad_key, grad_value, grad_sinks, None, None, None, None
+        return grad_query, grad_key, grad_value, grad_sinks, None, None, None
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
@@ -555,16 +541,6 @@ def _numbers(bounds: Sequence[int] | Tensor | None) -> tuple[int, ...] | None:
     return tuple(values)
 
 
-def _settle(handshake: Handshake, refused: ValueError | None) -> None:
-    """Wait for the other ranks' word; what this rank itself refuses is what it raises."""
-    try:
-        handshake.settle()
-    except (ValueError, RuntimeError) as error:
-        raise (refused or error) from None
-    if refused is not None:
-        raise refused
-
-
 def _refusal(check: Any, *arguments: Any) -> ValueError | None:
     try:
         check(*arguments)
@@ -582,15 +558,6 @@ def _words(x: Tensor, dim: int) -> str:
     return f"[{', '.join(shape)}] {str(x.dtype).removeprefix('torch.')}"
 
 
-def hash_of(mask: Mask) -> str:
-    """A few digits that differ where two masks do."""
-    return _digits(repr(mask))
-
-
-def hash_of_chunks(layout: Layout) -> str:
-    """A few digits that differ where two layouts do."""
-    return _digits(repr(layout.chunks))
-
-
-def _digits(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _digits(value: object) -> str:
+    """A few digits that differ where two values do, for those that are too long to show."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
 """Do all ranks make the same call? Checked before data moves, so that a disagreement raises everywhere.
 
-Each call's digest, 16 bytes, goes to everyone on the control group. The first call of a shape waits for it
-before it posts anything; later calls look at the answer after their first tasks, when it has long been there.
+Each rank sends the digest of its call, 16 bytes, to everyone on the control group, and posts nothing before all are
+there: messages that do not fit each other would end the process inside the transport, or corrupt what is summed.
 """
 
 from __future__ import annotations
@@ -29,55 +29,52 @@ class Disagreement(ValueError):
     """The ranks of a group made different calls; the text says who said what."""
 
 
-class Handshake:
-    """One call's agreement, under way."""
+def agree(group: dist.ProcessGroup, terms: Terms, refused: ValueError | None, *, timeout: float) -> None:
+    """Return once all ranks of `group` have said the same `terms`. Collective.
 
-    def __init__(self, group: dist.ProcessGroup, terms: Terms, timeout: float) -> None:
-        self._group = group
-        self._terms = terms
-        self._timeout = timeout
-        self._mine = digest_of(terms)
-        self._all = [torch.empty_like(self._mine) for _ in range(dist.get_world_size(group))]
-        self._works: list[tuple[str, Any]] | None = self._start()
+    refused: why this rank will not make the call; the others hear of it.
+    Raises that error, or Disagreement on every rank, or CommunicationError where a rank says nothing in time.
+    """
+    if refused is not None:
+        terms = {REFUSED: str(refused)}
+    try:
+        said = _exchange(group, digest_of(terms), timeout)
+    except CommunicationError as error:
+        raise (refused or error) from error
+    if len(set(said)) > 1:
+        words: list[Terms] = [{} for _ in said]
+        dist.all_gather_object(words, terms, group=group)
+        raise refused or Disagreement(_differences(words))
+    if refused is not None:
+        raise refused
 
-    def _start(self) -> list[tuple[str, Any]]:
-        """What to wait for, with who is waited for. Pairs can say who is missing; large groups gather instead."""
-        rank, world = dist.get_rank(self._group), len(self._all)
-        if world > _PAIRS:
-            work = dist.all_gather(self._all, self._mine, group=self._group, async_op=True)
-            return [("another rank", work)]
+
+def _exchange(group: dist.ProcessGroup, digest: bytes, timeout: float) -> list[bytes]:
+    """Every rank's digest. In small groups each rank tells each other, so that one that is missing has a name."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    mine = torch.tensor(list(digest), dtype=torch.uint8)
+    everyone = [torch.empty_like(mine) for _ in range(world)]
+    if world > _PAIRS:
+        works: list[tuple[str, Any]] = [("a rank", dist.all_gather(everyone, mine, group=group, async_op=True))]
+    else:
+        everyone[rank] = mine
         peers = [(rank + distance) % world for distance in range(1, world)]
-        self._all[rank].copy_(self._mine)
-        works = [(f"rank {p}", dist.irecv(self._all[p], group=self._group, group_src=p)) for p in peers]
-        works += [(f"rank {p}", dist.isend(self._mine, group=self._group, group_dst=p)) for p in peers]
-        return works
-
-    def settle(self) -> None:
-        """Wait for the others' digests. Raises Disagreement where they differ, on every rank, and CommunicationError
-        where one does not come."""
-        if self._works is None:
-            return
-        works, self._works = self._works, None
-        for who, work in works:
-            try:
-                work.wait(timedelta(seconds=self._timeout))
-            except RuntimeError as error:
-                raise CommunicationError(
-                    f"rank {dist.get_rank(self._group)}, before step 1: {who} of the group did not make this call "
-                    f"within {self._timeout:g} s, or is gone; see what it printed, or raise timeout= if it is only "
-                    f"slow. The transport says: {error}"
-                ) from error
-        if all(torch.equal(other, self._mine) for other in self._all):
-            return
-        said: list[Terms] = [{} for _ in self._all]
-        dist.all_gather_object(said, self._terms, group=self._group)
-        raise Disagreement(_differences(said))
+        works = [(f"rank {p}", dist.irecv(everyone[p], group=group, group_src=p)) for p in peers]
+        works += [(f"rank {p}", dist.isend(mine, group=group, group_dst=p)) for p in peers]
+    for who, work in works:
+        try:
+            work.wait(timedelta(seconds=timeout))
+        except RuntimeError as error:
+            raise CommunicationError(
+                f"rank {rank}, before step 1: {who} of the group did not make this call within {timeout:g} s, or is "
+                f"gone; see what it printed, or raise timeout= if it is only slow. The transport: {error}"
+            ) from error
+    return [bytes(said.tolist()) for said in everyone]
 
 
-def digest_of(terms: Terms) -> torch.Tensor:
-    """uint8 [16]."""
-    words = repr(sorted(terms.items())).encode()
-    return torch.tensor(list(hashlib.sha256(words).digest()[:16]), dtype=torch.uint8)
+def digest_of(terms: Terms) -> bytes:
+    """16 bytes, equal for equal terms."""
+    return hashlib.sha256(repr(sorted(terms.items())).encode()).digest()[:16]
 
 
 def _differences(said: list[Terms]) -> str:

@@ -5,7 +5,7 @@ Shared by real ranks (`ringattn.attention`) and virtual ones (`ringattn.runtime.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from ringattn.schedule.value import Schedule
 class Call:
     """What does not change from one call of a shape to the next; plans are compiled when first needed.
 
-    agreed: all ranks have said that they make this call.
+    terms: the call in words, for agreement between ranks. agreed: all ranks have said that they make it.
     """
 
     problem: Problem
@@ -29,6 +29,7 @@ class Call:
     kernel: Kernel
     rank: int
     device: torch.device
+    terms: dict[str, str] = field(default_factory=dict)
     agreed: bool = False
 
     @cached_property

@@ -69,7 +69,7 @@ class Executor:
         self.transport = transport
         self.pool = pool
         self.counter = counter
-        self.timeout = self.patience = timeout
+        self.timeout = timeout
         self.timeline = timeline
         self.direction = "backward" if plan.backward else "forward"
         self._own_inputs = {
@@ -158,7 +158,7 @@ class Executor:
             return
         start = self.timeline.now() if self.timeline else 0.0
         try:
-            pending.wait(self.patience)
+            pending.wait(self.timeout)
         except RuntimeError as error:
             chunks = sorted({chunk for _, chunk, _ in message.items})
             shown = f"{chunks[0]} to {chunks[-1]}" if len(chunks) > 1 else str(chunks[0])

@@ -60,13 +60,13 @@ class Program:
 def compile_program(schedule: Schedule, rank: int, *, backward: bool) -> Program:
     """The program of `rank` for the forward, or for the backward, of `schedule`."""
     each = schedule.chunks_per_rank
-    steps = [ProgramStep() for _ in schedule.steps]
+    steps = [ProgramStep() for _ in range(_num_steps(schedule, backward))]
     brought: dict[Item, Message] = {}
     first_made: dict[Item, int] = {}
     made_in: defaultdict[Item, list[int]] = defaultdict(list)
     destined: dict[tuple[int, Item], Message] = {}
-    for index, step in enumerate(schedule.steps):
-        here = steps[index]
+    for index, here in enumerate(steps):
+        step = schedule.steps[index]
         for (source, target, kind, due), items in _messages(schedule, index, rank, backward).items():
             if source == rank:
                 message = Message(kind, target, index, due, items, index, due)
@@ -103,6 +103,17 @@ def compile_program(schedule: Schedule, rank: int, *, backward: bool) -> Program
                     first_made.setdefault(item, index)
                     made_in[item].append(index)
     return Program(rank, steps, destined)
+
+
+def _num_steps(schedule: Schedule, backward: bool) -> int:
+    """Steps up to the last in which any rank does anything; the forward has none of those in which only gradients of
+    keys are on their way home."""
+    count = 0
+    for index, step in enumerate(schedule.steps):
+        moves = [m for m in step.moves if backward or m.kind is Kind.PARCEL or m.side is Side.QUERY]
+        if step.tasks or moves:
+            count = max([count, index + 1, *(move.due + 1 for move in moves)])
+    return count
 
 
 def _messages(
