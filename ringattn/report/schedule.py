@@ -112,22 +112,20 @@ def summary(schedule: Schedule, *, backward: bool = False) -> str:
     return table(header, rows)
 
 
-def figures(counted: Verification, in_bytes: Verification) -> str:
-    """What the verifier says a schedule asks of its ranks: chunks from `counted`, bytes from `in_bytes`.
+def figures(in_bytes: Verification, counted: Verification | None = None) -> str:
+    """What the verifier says a schedule asks of its ranks: bytes, and the numbers of chunks from `counted`.
 
     One number where all ranks are alike, else the least and the most.
     """
-    rows = [
-        ["steps", f"{counted.steps:,}", ""],
-        ["tasks", f"{counted.tasks:,}", ""],
-    ]
-    per_rank = (
-        ("sent by a rank", counted.sent, in_bytes.sent),
-        ("most inputs held at once", counted.peak_parcels, in_bytes.peak_parcels),
-        ("most results held at once", counted.peak_partials, in_bytes.peak_partials),
-        ("most of both together", counted.peak, in_bytes.peak),
-    )
-    rows += [[name, spread(counts) + " chunks", spread(sizes, unit="bytes")] for name, counts, sizes in per_rank]
+    rows = [["steps", f"{in_bytes.steps:,}", ""], ["tasks", f"{in_bytes.tasks:,}", ""]]
+    for name, field in (
+        ("sent by a rank", "sent"),
+        ("most inputs held at once", "peak_parcels"),
+        ("most results held at once", "peak_partials"),
+        ("most of both together", "peak"),
+    ):
+        count = "" if counted is None else f"{spread(getattr(counted, field))} chunks"
+        rows.append([name, count, spread(getattr(in_bytes, field), unit="bytes")])
     return table(["figure", "count", "size"], rows, left=("figure",))
 
 

@@ -103,7 +103,7 @@ def _maps(
     each = side if len(groups) == 1 else (side - 18 * (across - 1)) / across
     parts: list[str] = []
     if caption:
-        parts.append(text(left + _AXIS, top - 8, "who computes block (query, key)", style="faint small"))
+        parts.append(text(left + _AXIS, top - 8, "who computes each block; number: step", style="faint small"))
     for index, group in enumerate(groups):
         row, column = divmod(index, across)
         x, y = left + _AXIS + column * (each + 18), top + 14 + row * (each + 32)

@@ -12,11 +12,11 @@ _RANKS = ("#e69f00", "#56b4e9", "#2fb389", "#d98bb8", "#e2703a", "#8c9eff", "#a3
 _STYLE = """
 text { font-family: ui-sans-serif, system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif; font-size: 12px; }
 .ground { fill: #ffffff; } .ink { fill: #1b1f24; } .faint { fill: #59636e; } .on { fill: #14181d; }
-.idle { fill: #f1f3f5; } .rule { stroke: #c9d1d9; fill: none; } .mixed { stroke: #59636e; }
+.idle { fill: #f1f3f5; } .mixed { stroke: #59636e; }
 .title { font-size: 16px; font-weight: 600; } .small { font-size: 11px; }
 @media (prefers-color-scheme: dark) {
 .ground { fill: #0d1117; } .ink { fill: #e6edf3; } .faint { fill: #9aa4af; }
-.idle { fill: #1c2128; } .rule { stroke: #3d444d; } .mixed { stroke: #9aa4af; }
+.idle { fill: #1c2128; } .mixed { stroke: #9aa4af; }
 }
 """.strip()
 

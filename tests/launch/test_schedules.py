@@ -134,7 +134,7 @@ def test_a_schedule_in_a_file_of_ones_own_is_verified_and_shown(mine, capsys):
             "FAULT in the backward: schedule 'stays': the result of key and value gradients of chunk 2 (head group 0) "
             "that rank 0 holds never gets home to rank 1",
         ),
-        ("two_ranks", "FAULT in the forward: schedule 'right' is for 2 ranks, not 3"),
+        ("two_ranks", "FAULT: schedule 'right' is for 2 ranks, not 3"),
         ("own_chunks", "has 3 chunks a rank, which must be a multiple of the layout's 2"),
         ("one_head", "covers 1 query heads of 8; build it from shape.query_heads"),
     ],
