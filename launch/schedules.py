@@ -6,6 +6,7 @@ import argparse
 import re
 import runpy
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """The built-in schedules, one row each."""
+    """The built-in schedules with their numbers, and what each does."""
     rows = []
     for name in schedules():
         line, numbers = about(name)
-        rows.append([name, ", ".join(numbers) or "-", line])
+        first, *more = textwrap.wrap(line, 76)
+        rows.append([name, ", ".join(numbers) or "-", first])
+        rows += [["", "", words] for words in more]
     return table(["schedule", "numbers", "what it does"], rows, left=("schedule", "numbers", "what it does"))
 
 
