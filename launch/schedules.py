@@ -135,7 +135,7 @@ def show(schedule: Schedule, setting: Setting, *, backward: bool, svg: Path | No
     verify(schedule, visible, backward=backward)
     pruned = prune(schedule, visible)
     if svg is not None:
-        drawn = draw(pruned, backward=backward, subtitle=setting.title(), layout=setting.layout)
+        drawn = draw(pruned, backward=backward, subtitle=setting.title(), layout=setting.layout, visible=visible)
         try:
             svg.write_text(drawn, encoding="utf-8")
         except OSError as error:

@@ -8,9 +8,13 @@ the columns what travels meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ringattn.report.schedule import moves_of, name_chunks, word_of
 from ringattn.report.svg import arrow, color, page, rectangle, text
@@ -33,17 +37,25 @@ _WIDTHS = {(Kind.PARCEL, Side.QUERY): 1.5, (Kind.PARCEL, Side.KEY): 3.5}
 _RESULT_WIDTH = 1.8
 
 
-def draw(schedule: Schedule, *, backward: bool = False, subtitle: str = "", layout: Layout | None = None) -> str:
+def draw(
+    schedule: Schedule,
+    *,
+    backward: bool = False,
+    subtitle: str = "",
+    layout: Layout | None = None,
+    visible: NDArray[np.bool_] | None = None,
+) -> str:
     """The picture as SVG text.
 
     subtitle: a line under the title, such as the mask. layout: the order of the sequence, for the map of blocks;
-        by owner unless given.
+        by owner unless given. visible: bool [query chunks, key chunks], the blocks that the map shows; all of each task
+        unless given.
     """
     check_size(schedule)
     direction = "backward" if backward else "forward"
     title = f"{schedule.name}, {direction}, {schedule.world} rank{'s' * (schedule.world != 1)}"
     top = _MARGIN + 56
-    maps, maps_width, maps_height = _maps(schedule, _MARGIN, top, layout)
+    maps, maps_width, maps_height = _maps(schedule, _MARGIN, top, layout, visible)
     timeline = _Timeline(schedule, backward, left=_MARGIN + maps_width + 44, top=top)
     lanes, width, bottom = timeline.draw()
     under = max(top + maps_height, bottom) + 30
@@ -67,7 +79,7 @@ def draw_maps(named: Sequence[tuple[str, Schedule]], *, across: int = 4, layout:
         row, column = divmod(index, across)
         left, top = _MARGIN + column * width, _MARGIN + row * height
         parts.append(text(left + _AXIS, top + 10, name, style="ink title"))
-        parts += _maps(schedule, left, top + 28, layout, side=_MAP, caption=False)[0]
+        parts += _maps(schedule, left, top + 28, layout, caption=False)[0]
     rows = -(-len(named) // across)
     under = _MARGIN + rows * height + 4
     world = max(schedule.world for _, schedule in named)
@@ -92,7 +104,14 @@ Blocks = dict[tuple[int, int], tuple[int, int]]  # (query, key) -> (rank, step)
 
 
 def _maps(
-    schedule: Schedule, left: float, top: float, layout: Layout | None, *, side: float = _MAP, caption: bool = True
+    schedule: Schedule,
+    left: float,
+    top: float,
+    layout: Layout | None,
+    visible: NDArray[np.bool_] | None = None,
+    *,
+    side: float = _MAP,
+    caption: bool = True,
 ) -> tuple[list[str], float, float]:
     """The maps of all head groups that have any; also their width and height."""
     groups = [group for group, (start, stop) in enumerate(schedule.heads) if stop > start]
@@ -111,18 +130,26 @@ def _maps(
         if len(groups) > 1:
             start, stop = schedule.heads[group]
             name = f"head {start}" if stop == start + 1 else f"heads {start}-{stop - 1}"
-        parts += _one_map(schedule, group, x, y, each, layout, axes=len(groups) == 1, name=name)
+        parts += _one_map(
+            schedule, _blocks(schedule, group, visible), x, y, each, layout, axes=len(groups) == 1, name=name
+        )
     return parts, _AXIS + side, 14 + rows * (each + 32) - 18
 
 
-def _one_map(
-    schedule: Schedule, group: int, x: float, y: float, side: float, layout: Layout | None, *, axes: bool, name: str
-) -> list[str]:
+def _blocks(schedule: Schedule, group: int, visible: NDArray[np.bool_] | None) -> Blocks:
+    """Which rank computes what of a head group, and when."""
     blocks: Blocks = {}
     for index, step in enumerate(schedule.steps):
         for task in step.tasks:
             if task.heads == group:
-                blocks.update({(q, k): (task.rank, index) for q in task.queries for k in task.keys})
+                of_task = ((q, k) for q in task.queries for k in task.keys)
+                blocks.update({block: (task.rank, index) for block in of_task if visible is None or visible[block]})
+    return blocks
+
+
+def _one_map(
+    schedule: Schedule, blocks: Blocks, x: float, y: float, side: float, layout: Layout | None, *, axes: bool, name: str
+) -> list[str]:
     order = list(range(schedule.chunks))
     if layout is not None:
         # The layout's chunks may be coarser than the schedule's, which cuts each of them further.
@@ -133,13 +160,14 @@ def _one_map(
     if coarse is not None:
         blocks, order, names = coarse, list(range(schedule.world)), [str(rank) for rank in range(schedule.world)]
     cell = side / len(order)
+    gap = 1 if cell >= 8 else 0
     parts = [rectangle(x, y, side, side, style="idle")]
     for row, q in enumerate(order):
         for column, k in enumerate(order):
             if (q, k) in blocks:
                 rank, at_step = blocks[q, k]
                 left, top = x + column * cell, y + row * cell
-                parts.append(rectangle(left + 0.5, top + 0.5, cell - 1, cell - 1, fill=color(rank)))
+                parts.append(rectangle(left + gap / 2, top + gap / 2, cell - gap, cell - gap, fill=color(rank)))
                 if cell >= 13:
                     size = min(12.0, cell * 0.55)
                     middle, base = left + cell / 2, top + cell / 2 + size * 0.36
@@ -152,7 +180,7 @@ def _one_map(
 
 
 def _axes(names: list[str], x: float, y: float, cell: float) -> list[str]:
-    every = max(1, round(0.5 + _LETTER * max(map(len, names)) / cell))
+    every = max(1, math.ceil((_LETTER * max(map(len, names)) + 4) / cell))
     parts = []
     for index, name in enumerate(names):
         if index % every == 0:
@@ -210,8 +238,14 @@ class _Timeline:
 
     def _half(self, task: Task) -> float:
         """The width that the names in the wider half of a task need."""
-        halves = [[name for _, name in name_chunks(self.schedule, of)] for of in (task.queries, task.keys)]
+        halves = [[name for _, name in self._short(of)] for of in (task.queries, task.keys)]
         return max(len(names) * (_STRIPE + _LETTER * max(map(len, names))) for names in halves)
+
+    def _short(self, chunks: tuple[int, ...]) -> list[tuple[int, str]]:
+        """Owners and names; a rank of which there are many chunks, but not all, is `2..`: the table has them all."""
+        longest = len(str(self.schedule.world)) + 2
+        named = name_chunks(self.schedule, chunks)
+        return [(owner, name if len(name) <= longest else f"{owner}..") for owner, name in named]
 
     def draw(self) -> tuple[list[str], float, float]:
         """The parts, and how far they reach to the right and down."""
@@ -252,7 +286,7 @@ class _Timeline:
         return parts
 
     def _stripes(self, chunks: tuple[int, ...], x: float, y: float, height: float) -> list[str]:
-        named = name_chunks(self.schedule, chunks)
+        named = self._short(chunks)
         width = self.half / len(named)
         parts = []
         for index, (owner, name) in enumerate(named):

@@ -88,5 +88,5 @@ def arrow(points: Sequence[tuple[float, float]], *, stroke: str | None, width: f
 
 
 def number(value: float) -> str:
-    """At most one decimal, and none where it is zero."""
-    return f"{value:.1f}".removesuffix(".0")
+    """At most two decimals, and none that is zero."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

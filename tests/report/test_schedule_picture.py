@@ -91,3 +91,15 @@ def test_colors_differ_for_every_rank_of_a_picture():
 def test_too_many_ranks_are_refused():
     with pytest.raises(ValueError, match="at most 16 ranks, got 17: draw fewer ranks, or read the table"):
         draw(make_schedule("ring", Shape(17)))
+
+
+def test_the_map_leaves_out_what_the_mask_hides_of_a_task():
+    layout = make_layout("zigzag", 64, 1)
+    whole = make_schedule("ring", Shape(1))
+    visible = visible_blocks(Mask(), layout, layout)
+
+    def cells(picture):
+        return [r for r in ElementTree.fromstring(picture).findall(f"{SVG}rect") if r.get("width") == "103"]
+
+    assert len(cells(draw(whole, layout=layout))) == 4
+    assert len(cells(draw(whole, layout=layout, visible=visible))) == 3
