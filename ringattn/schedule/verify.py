@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from ringattn.schedule.value import Kind, Move, Schedule, Side, Step
 
-Item = tuple[Side, int, int]  # side, chunk, head group
-
 
 class ScheduleError(ValueError):
     """A schedule that would not compute attention; the text names the first fault."""
@@ -67,7 +65,10 @@ def verify(
 
 
 class _Play:
-    """The state of a schedule being played: who has what, what is computed, what is under way."""
+    """The state of a schedule being played: who has what, what is computed, what is under way.
+
+    An item, one side of one chunk for one head group, is a number: large worlds play millions of them.
+    """
 
     def __init__(
         self,
@@ -78,17 +79,21 @@ class _Play:
     ) -> None:
         self.schedule = schedule
         self.visible = visible
-        self.sides = (Side.QUERY, Side.KEY) if backward else (Side.QUERY,)
-        self.size = size
+        self.backward = backward
+        self.chunks = schedule.chunks
         each = schedule.chunks_per_rank
         self.owner = [chunk // each for chunk in range(schedule.chunks)]
         # has[rank]: parcels of others -> the step whose end brought them. results[rank]: partials of others' chunks.
-        self.has: list[dict[Item, int]] = [{} for _ in range(schedule.world)]
-        self.results: list[set[Item]] = [set() for _ in range(schedule.world)]
-        self.under_way: defaultdict[int, list[tuple[int, Move]]] = defaultdict(list)
-        self.done = np.zeros((len(schedule.heads), schedule.chunks, schedule.chunks), dtype=np.uint8)
+        self.has: list[dict[int, int]] = [{} for _ in range(schedule.world)]
+        self.results: list[set[int]] = [set() for _ in range(schedule.world)]
+        self.under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
+        self.done = [[bytearray(self.chunks) for _ in range(self.chunks)] for _ in schedule.heads]
         self.tasks = self.moves = 0
         self.lives = _Lives(schedule, size)
+
+    def base(self, side: Side, heads: int) -> int:
+        """What is added to a chunk's number to give the item's."""
+        return (2 * heads + (side is Side.KEY)) * self.chunks
 
     def run(self) -> Verification:
         self._check_form()
@@ -120,108 +125,112 @@ class _Play:
             )
 
     def _start_moves(self, index: int, step: Step) -> None:
-        schedule, owner = self.schedule, self.owner
-        started: list[Move] = []
+        owner, world, last = self.owner, self.schedule.world, len(self.schedule.steps)
+        heads_in_all = len(self.schedule.heads)
+        started: list[tuple[Move, int]] = []
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
             self.moves += 1
-            if not (0 <= source < schedule.world and 0 <= target < schedule.world):
-                raise self._fault(index, move, f"there are ranks 0 to {schedule.world - 1} only")
+            if not (0 <= source < world and 0 <= target < world):
+                raise self._fault(index, move, f"there are ranks 0 to {world - 1} only")
             if source == target:
                 raise self._fault(index, move, "a rank does not send to itself")
-            if not index <= due < len(schedule.steps):
+            if not index <= due < last:
                 raise self._fault(
-                    index, move, f"it is due at the end of step {due}, which is not one of steps {index} to "
-                    f"{len(schedule.steps) - 1}"
-                )  # fmt: skip
-            if not chunks or not 0 <= heads < len(schedule.heads):
+                    index,
+                    move,
+                    f"it is due at the end of step {due}, which is not one of steps {index} to {last - 1}",
+                )
+            if not chunks or not 0 <= heads < heads_in_all:
                 raise self._fault(index, move, "it names no chunk, or a head group that is not there")
-            if side not in self.sides and kind is Kind.PARTIAL:
-                continue
-            held, made = self.has[source], self.results[source]
-            for chunk in chunks:
-                item = (side, chunk, heads)
-                if kind is Kind.PARCEL:
-                    if owner[chunk] != source and held.get(item, index) >= index:
-                        raise self._fault(index, move, self._absence(source, item, index))
+            if min(chunks) < 0 or max(chunks) >= self.chunks:
+                raise self._fault(index, move, f"there are chunks 0 to {self.chunks - 1} only")
+            base = self.base(side, heads)
+            if kind is Kind.PARCEL:
+                held = self.has[source]
+                for chunk in chunks:
+                    if owner[chunk] != source and held.get(base + chunk, index) >= index:
+                        raise self._fault(index, move, self._absence(source, side, chunk, heads, index))
                     if owner[chunk] == target:
                         raise self._fault(index, move, f"chunk {chunk} is rank {target}'s own")
-                elif item not in made:
-                    raise self._fault(
-                        index,
-                        move,
-                        f"rank {source} has no result for chunk {chunk} at that time: nothing was computed for it "
-                        "there yet, or it was sent before",
-                    )
-            if kind is Kind.PARTIAL:
-                made.difference_update([(side, chunk, heads) for chunk in chunks])
-            self.under_way[due].append((index, move))
-            started.append(move)
+            elif side is Side.QUERY or self.backward:
+                made = self.results[source]
+                for chunk in chunks:
+                    if base + chunk not in made:
+                        raise self._fault(
+                            index,
+                            move,
+                            f"rank {source} has no result for chunk {chunk} at that time: nothing was computed for "
+                            "it there yet, or it was sent before",
+                        )
+                    made.remove(base + chunk)
+            else:
+                continue
+            started.append((move, base))
+            self.under_way[due].append((move, base))
         self.lives.start_moves(index, started)
 
     def _run_tasks(self, index: int, step: Step) -> None:
         owner, has, results = self.owner, self.has, self.results
-        backward = Side.KEY in self.sides
-        for rank, queries, keys, heads in step.tasks:
+        for task in step.tasks:
+            rank, queries, keys, heads = task
             self.tasks += 1
             for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
-                for chunk in chunks:
-                    if owner[chunk] != rank and has[rank].get((side, chunk, heads), index) >= index:
+                base, mine, made = self.base(side, heads), has[rank], results[rank]
+                others = [base + chunk for chunk in chunks if owner[chunk] != rank]
+                for item in others:
+                    if mine.get(item, index) >= index:
                         raise ScheduleError(
                             f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes queries of chunks "
                             f"{_listed(queries)} with keys of chunks {_listed(keys)}, but "
-                            + self._absence(rank, (side, chunk, heads), index)
+                            + self._absence(rank, side, item - base, heads, index)
                         )
-            self._mark(index, rank, queries, keys, heads)
+                if others:
+                    results_too = side is Side.QUERY or self.backward
+                    if results_too:
+                        made.update(others)
+                    self.lives.task(index, rank, others, results_too)
+            done = self.done[heads]
             for q in queries:
-                if owner[q] != rank:
-                    results[rank].add((Side.QUERY, q, heads))
-            if backward:
+                row = done[q]
                 for k in keys:
-                    if owner[k] != rank:
-                        results[rank].add((Side.KEY, k, heads))
-            self.lives.task(index, rank, queries, keys, heads, backward)
-
-    def _mark(self, index: int, rank: int, queries: tuple[int, ...], keys: tuple[int, ...], heads: int) -> None:
-        done = self.done[heads]
-        for q in queries:
-            row = done[q]
-            for k in keys:
-                if row[k] and (self.visible is None or self.visible[q, k]):
-                    raise ScheduleError(
-                        f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes the block of query chunk "
-                        f"{q} with key chunk {k} (head group {heads}) a second time; a block must be computed once"
-                    )
-                row[k] = 1
+                    if row[k] and (self.visible is None or self.visible[q, k]):
+                        raise ScheduleError(
+                            f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes the block of query "
+                            f"chunk {q} with key chunk {k} (head group {heads}) a second time; a block must be "
+                            "computed once"
+                        )
+                    row[k] = 1
 
     def _end_step(self, index: int) -> None:
         owner = self.owner
-        self.lives.end_step(index)
-        for _, move in self.under_way.pop(index, ()):
-            _, target, kind, side, chunks, heads, _ = move
+        arrived = self.under_way.pop(index, [])
+        for move, base in arrived:
+            _, target, kind, _, chunks, _, _ = move
             if kind is Kind.PARTIAL:
-                here = self.results[target]
-                here.update((side, c, heads) for c in chunks if owner[c] != target)
+                self.results[target].update([base + c for c in chunks if owner[c] != target])
                 continue
             has = self.has[target]
             for chunk in chunks:
-                item = (side, chunk, heads)
-                if item in has:
+                if base + chunk in has:
                     raise self._fault(
                         index, move, f"rank {target} already has what it brings of chunk {chunk}", verb="arrives"
                     )
-                has[item] = index
+                has[base + chunk] = index
+        self.lives.end_step(index, arrived)
 
     def _check_end(self) -> None:
         for rank, left in enumerate(self.results):
             if left:
-                side, chunk, heads = min(left)
+                group, chunk = divmod(min(left), self.chunks)
+                side = Side.KEY if group % 2 else Side.QUERY
                 raise ScheduleError(
                     f"schedule {self.schedule.name!r}: the result of {_things(Kind.PARTIAL, side)} of chunk {chunk} "
-                    f"(head group {heads}) that rank {rank} holds never gets home to rank {self.owner[chunk]}"
+                    f"(head group {group // 2}) that rank {rank} holds never gets home to rank {self.owner[chunk]}"
                 )
         for heads, (start, stop) in enumerate(self.schedule.heads):
-            missing = self.done[heads] == 0
+            rows = [np.frombuffer(row, dtype=np.uint8) for row in self.done[heads]]
+            missing = np.stack(rows) == 0
             if self.visible is not None:
                 missing &= self.visible
             if start < stop and missing.any():
@@ -231,17 +240,13 @@ class _Play:
                     f"{k} (head group {heads}); {int(missing.sum())} blocks are missing in all"
                 )
 
-    def _absence(self, rank: int, item: Item, index: int) -> str:
-        side, chunk, heads = item
+    def _absence(self, rank: int, side: Side, chunk: int, heads: int, index: int) -> str:
         what = f"the {_things(Kind.PARCEL, side)} of chunk {chunk} (head group {heads}) are not at rank {rank} then: "
-        for due in sorted(self.under_way):
-            for _, move in self.under_way[due]:
-                if move.target == rank and move.kind is Kind.PARCEL and move.side == side and chunk in move.chunks:
-                    return what + f"they arrive when step {due} ends, too late"
-        for later, step in enumerate(self.schedule.steps[index:], start=index):
+        for start, step in enumerate(self.schedule.steps):
             for move in step.moves:
-                if move.target == rank and move.kind is Kind.PARCEL and move.side == side and chunk in move.chunks:
-                    return what + f"they arrive when step {move.due} ends (sent in step {later}), too late"
+                brings = move.target == rank and move.kind is Kind.PARCEL and (move.side, move.heads) == (side, heads)
+                if brings and chunk in move.chunks and move.due >= index:
+                    return what + f"they arrive when step {move.due} ends (sent in step {start}), too late"
         return what + "no move brings them"
 
     def _fault(self, index: int, move: Move, why: str, verb: str = "starts") -> ScheduleError:
@@ -266,83 +271,82 @@ class _Lives:
         self.schedule = schedule
         self.size = size
         world, steps = schedule.world, len(schedule.steps)
-        # change[kind][rank, step]: what begins to take up memory in a step less what ended in the one before.
-        self.change = {kind: np.zeros((world, steps + 2), dtype=np.int64) for kind in Kind}
-        self.sent = np.zeros(world, dtype=np.int64)
+        # change[kind][rank][step]: what begins to take up memory in a step less what ended in the one before.
+        self.change = {kind: [[0] * (steps + 2) for _ in range(world)] for kind in Kind}
+        self.sent = [0] * world
         # brought[rank]: a parcel's item -> the life of its message: [first step, last step, amount, items in it].
-        self.brought: list[dict[Item, list[int]]] = [{} for _ in range(world)]
-        self.first_made: list[dict[Item, int]] = [{} for _ in range(world)]
-        self.arriving: defaultdict[int, list[tuple[int, Item]]] = defaultdict(list)
+        self.brought: list[dict[int, list[int]]] = [{} for _ in range(world)]
+        self.first_made: list[dict[int, int]] = [{} for _ in range(world)]
         self.lives: list[tuple[int, list[int]]] = []
 
-    def _add(self, kind: Kind, rank: int, first: int, last: int, amount: int) -> None:
-        row = self.change[kind][rank]
-        row[first] += amount
-        row[last + 1] -= amount
-
-    def start_moves(self, index: int, moves: list[Move]) -> None:
-        messages: defaultdict[tuple[int, int, Kind, int], list[Item]] = defaultdict(list)
-        for source, target, kind, side, chunks, heads, due in moves:
-            messages[source, target, kind, due].extend([(side, chunk, heads) for chunk in chunks])
-        for (source, target, kind, due), items in messages.items():
-            amount = len(items) if self.size is None else sum(self.size(kind, *item) for item in items)
+    def start_moves(self, index: int, moves: list[tuple[Move, int]]) -> None:
+        """Moves that set out in step `index`, each with what makes items of its chunks."""
+        messages: dict[tuple[int, int, bool, int], tuple[list[int], list[Move]]] = {}
+        for move, base in moves:
+            key = (move[0], move[1], move[2] is Kind.PARCEL, move[6])
+            items, parts = messages.setdefault(key, ([], []))
+            items.extend([base + chunk for chunk in move[4]])
+            parts.append(move)
+        for (source, target, parcel, due), (items, parts) in messages.items():
+            amount = len(items)
+            if self.size is not None:
+                amount = sum(self.size(m.kind, m.side, chunk, m.heads) for m in parts for chunk in m.chunks)
             self.sent[source] += amount
-            if kind is Kind.PARCEL:
+            if parcel:
                 self._parcels(index, due, source, target, items, amount)
-            else:
-                made = self.first_made[source]
-                self._add(kind, source, min([made.pop(item) for item in items]), due, amount)
-                self._add(kind, target, index, due, amount)
-                self.arriving[due].extend([(target, item) for item in items])
+                continue
+            made = self.first_made[source]
+            first = min([made.pop(item) for item in items])
+            here, there = self.change[Kind.PARTIAL][source], self.change[Kind.PARTIAL][target]
+            here[first] += amount
+            here[due + 1] -= amount
+            there[index] += amount
+            there[due + 1] -= amount
 
-    def _parcels(self, index: int, due: int, source: int, target: int, items: list[Item], amount: int) -> None:
+    def _parcels(self, index: int, due: int, source: int, target: int, items: list[int], amount: int) -> None:
         brought = self.brought[source]
         lives = [brought.get(item) for item in items]
         first = lives[0]
         if first is not None and first[3] == len(items) and all(life is first for life in lives):
             first[1] = max(first[1], due)
         else:
-            self._add(Kind.PARCEL, source, index, due, amount)
+            row = self.change[Kind.PARCEL][source]
+            row[index] += amount
+            row[due + 1] -= amount
             for life in lives:
                 if life is not None:
                     life[1] = max(life[1], index)
         life = [index, due, amount, len(items)]
         self.lives.append((target, life))
-        here = self.brought[target]
-        for item in items:
-            here[item] = life
+        self.brought[target].update(dict.fromkeys(items, life))
 
-    def task(
-        self,
-        index: int,
-        rank: int,
-        queries: tuple[int, ...],
-        keys: tuple[int, ...],
-        heads: int,
-        backward: bool,
-    ) -> None:
-        brought, made, each = self.brought[rank], self.first_made[rank], self.schedule.chunks_per_rank
-        for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
-            for chunk in chunks:
-                if chunk // each != rank:
-                    item = (side, chunk, heads)
-                    life = brought[item]
-                    if life[1] < index:
-                        life[1] = index
-                    if side is Side.QUERY or backward:
-                        made.setdefault(item, index)
+    def task(self, index: int, rank: int, others: list[int], results_too: bool) -> None:
+        """A task of `rank` uses the parcels `others`, and makes results for their owners."""
+        brought, made = self.brought[rank], self.first_made[rank]
+        for item in others:
+            life = brought[item]
+            if life[1] < index:
+                life[1] = index
+            if results_too:
+                made.setdefault(item, index)
 
-    def end_step(self, index: int) -> None:
+    def end_step(self, index: int, arrived: list[tuple[Move, int]]) -> None:
+        """Results that came to a rank on their way to another wait there from now on."""
         each = self.schedule.chunks_per_rank
-        for target, item in self.arriving.pop(index, ()):
-            if item[1] // each != target:
-                self.first_made[target].setdefault(item, index)
+        for move, base in arrived:
+            if move.kind is Kind.PARTIAL:
+                made = self.first_made[move.target]
+                for chunk in move.chunks:
+                    if chunk // each != move.target:
+                        made.setdefault(base + chunk, index)
 
     def figures(self) -> tuple[tuple[int, ...], ...]:
         for rank, (first, last, amount, _) in self.lives:
-            self._add(Kind.PARCEL, rank, first, last, amount)
-        parcels, partials = (np.cumsum(self.change[kind], axis=1) for kind in (Kind.PARCEL, Kind.PARTIAL))
-        columns = (parcels.max(axis=1), partials.max(axis=1), (parcels + partials).max(axis=1), self.sent)
+            row = self.change[Kind.PARCEL][rank]
+            row[first] += amount
+            row[last + 1] -= amount
+        parcels, partials = (np.cumsum(np.asarray(self.change[kind]), axis=1) for kind in (Kind.PARCEL, Kind.PARTIAL))
+        columns = (parcels.max(axis=1), partials.max(axis=1), (parcels + partials).max(axis=1), np.asarray(self.sent))
         return tuple(tuple(int(value) for value in column) for column in columns)
 
 

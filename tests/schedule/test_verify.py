@@ -99,7 +99,7 @@ def test_a_self_send():
 def test_a_late_parcel():
     late = tuple(m._replace(due=1) for m in RING.steps[0].moves)
     text = fault(with_step(RING, 0, moves=late))
-    assert "they arrive when step 1 ends, too late" in text
+    assert "they arrive when step 1 ends (sent in step 0), too late" in text
 
 
 def test_a_parcel_sent_too_late():
@@ -107,7 +107,7 @@ def test_a_parcel_sent_too_late():
     moves = tuple(m._replace(due=2) for m in steps[1].moves if m.kind is Kind.PARCEL)
     steps[1] = steps[1]._replace(moves=())
     steps[2] = Step(steps[2].tasks, (*steps[2].moves, *moves))
-    assert "they arrive when step 2 ends, too late" in fault(replace(RING, steps=tuple(steps)))
+    assert "they arrive when step 2 ends (sent in step 2), too late" in fault(replace(RING, steps=tuple(steps)))
 
 
 def test_a_parcel_brought_twice():
