@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
 from ringattn.kernels.kernel import Request, sum_dtype
 from ringattn.runtime.agreement import Terms, agree
+from ringattn.runtime.arguments import check_tensors, whole_numbers
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -46,8 +47,6 @@ _PLANS_KEPT = 32
 
 # Built-in schedules are proven in the tests for every mask; up to this many ranks the proof is also cheap at run time.
 _VERIFIED_WORLD = 64
-
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class SequenceParallel:
@@ -311,7 +310,7 @@ class SequenceParallel:
     ) -> Call:
         """The compiled call that `attention` would make with these arguments (it takes the same). Not collective."""
         problem = self._problem(
-            query, key, value, Mask(causal, window, _numbers(documents), _numbers(key_documents)),
+            query, key, value, Mask(causal, window, whole_numbers(documents), whole_numbers(key_documents)),
             scale, softcap, sinks, length, key_length, layout,
         )  # fmt: skip
         name = (problem, query.device)
@@ -336,7 +335,7 @@ class SequenceParallel:
         key_length: int | None,
         layout: Layout | None,
     ) -> Problem:
-        _check_tensors(query, key, value, sinks)
+        check_tensors(query, key, value, sinks)
         if self._groups is not None and query.device.type != self._groups.device.type:
             raise ValueError(
                 f"query is on {query.device}, but the process group works on {self._groups.device.type}; "
@@ -498,47 +497,6 @@ class _Attention(torch.autograd.Function):
         grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
         grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
         return grad_query, grad_key, grad_value, grad_sinks, None, None, None
-
-
-def _check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if tensor.dim() != 4:
-            raise ValueError(f"{name} must be [batch, tokens, heads, head size], got the shape {tuple(tensor.shape)}")
-    if key.shape != value.shape:
-        raise ValueError(f"key and value must have the same shape, got {tuple(key.shape)} and {tuple(value.shape)}")
-    if query.shape[0] != key.shape[0]:
-        raise ValueError(f"query and key must have the same batch size, got {query.shape[0]} and {key.shape[0]}")
-    if query.shape[3] != key.shape[3]:
-        raise ValueError(f"query and key must have the same head size, got {query.shape[3]} and {key.shape[3]}")
-    if key.shape[2] < 1 or query.shape[2] % key.shape[2] or query.shape[2] < 1:
-        raise ValueError(
-            "the number of query heads must be a multiple of the number of key and value heads, "
-            f"got {query.shape[2]} and {key.shape[2]}"
-        )
-    if not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            f"query, key and value must have the same dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    if query.dtype not in _FLOATING:
-        raise ValueError(f"query, key and value must be floating point (16 bits or more), got {query.dtype}")
-    if not query.device == key.device == value.device:
-        raise ValueError(
-            f"query, key and value must be on one device, got {query.device}, {key.device} and {value.device}"
-        )
-    if sinks is not None and (sinks.shape != query.shape[2:3] or sinks.device != query.device):
-        raise ValueError(
-            f"sinks must be one number a query head, [{query.shape[2]}], on the query's device; "
-            f"got the shape {tuple(sinks.shape)} on {sinks.device}"
-        )
-
-
-def _numbers(bounds: Sequence[int] | Tensor | None) -> tuple[int, ...] | None:
-    if bounds is None:
-        return None
-    values = bounds.tolist() if isinstance(bounds, Tensor) else list(bounds)
-    if any(not isinstance(value, int) for value in values):
-        raise ValueError(f"documents holds whole numbers, cumulative lengths; got {values[:6]}")
-    return tuple(values)
 
 
 def _refusal(check: Any, *arguments: Any) -> ValueError | None:

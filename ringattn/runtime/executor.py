@@ -18,6 +18,7 @@ from ringattn.kernels.merge import merge_
 from ringattn.runtime.plan import HeadSlice, Plan, TaskPlan, Wire
 from ringattn.runtime.pool import BufferPool
 from ringattn.runtime.program import Item, Message
+from ringattn.runtime.sums import OrderedSums, clear
 from ringattn.runtime.timeline import Timeline
 from ringattn.runtime.transport import Parcel, Pending, Transport
 from ringattn.schedule.traffic import parts
@@ -294,7 +295,7 @@ class Executor:
             else:
                 # Head groups may share a key head, so at home all of them begin together.
                 items = [(side, chunk, group) for group in range(len(self.plan.schedule.heads))]
-        _clear({name: tensor[rows[0] : rows[1]] for name, tensor in tensors.items()})
+        clear({name: tensor[rows[0] : rows[1]] for name, tensor in tensors.items()})
         self._begun.update((carrier, begun) for begun in items)
 
     def _complete(self, message: Message) -> None:
@@ -376,8 +377,8 @@ class Executor:
         keys = self._gather(Side.KEY, task.keys, task.task.heads, task.key_order)
         if self.plan.backward:
             queries["extra"] = self.kernel.prepare(queries["grad_out"], queries["delta"])
-        query_sums = _Ordered(task.query_order)
-        key_sums = _Ordered(task.key_order)
+        query_sums = OrderedSums(task.query_order)
+        key_sums = OrderedSums(task.key_order)
         for part in task.slices:
             for band in task.bands:
                 for_queries, for_keys = self._call(queries, keys, band, part)
@@ -429,50 +430,6 @@ class Executor:
         )
 
 
-class _Ordered:
-    """Sums over a task's rows in the order of position, for tasks whose chunks are interleaved."""
-
-    def __init__(self, order: Tensor | None) -> None:
-        self._order = order
-        self._sums: dict[str, Tensor] = {}
-
-    def add(
-        self,
-        new: dict[str, Tensor],
-        first: int,
-        heads: tuple[int, int],
-        like: dict[str, Tensor],
-        *,
-        merged: bool,
-    ) -> bool:
-        """Take `new`, rows from `first` on; False where the rows need no reordering, and nothing was taken."""
-        if self._order is None:
-            return False
-        if not self._sums:
-            whole = like.get("query", like.get("key"))
-            assert whole is not None
-            for name, tensor in new.items():
-                shape = (*whole.shape[:3], *tensor.shape[3:])
-                self._sums[name] = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-            _clear(self._sums)
-        count = next(iter(new.values())).shape[0]
-        target = {name: t[first : first + count, :, heads[0] : heads[1]] for name, t in self._sums.items()}
-        if merged:
-            merge_(target["out"], target["lse"], new["out"], new["lse"])
-        else:
-            for name, tensor in new.items():
-                target[name].add_(tensor)
-        return True
-
-    def in_chunks(self) -> dict[str, Tensor]:
-        """The sums with the rows of each chunk together again."""
-        if self._order is None:
-            return {}
-        back = torch.empty_like(self._order)
-        back[self._order] = torch.arange(len(back), device=back.device)
-        return {name: tensor.index_select(0, back) for name, tensor in self._sums.items()}
-
-
 def _carve(buffer: Tensor, wire: Wire) -> dict[tuple[Side, int], dict[str, Tensor]]:
     """The tensors that lie in a message's bytes."""
     views: dict[tuple[Side, int], dict[str, Tensor]] = {}
@@ -493,9 +450,3 @@ def _own_rows(plan: Plan, side: Side) -> dict[int, tuple[int, int]]:
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a is b or all(a[n].data_ptr() == b[n].data_ptr() and a[n].shape == b[n].shape for n in a)
-
-
-def _clear(sums: dict[str, Tensor]) -> None:
-    """The sum over nothing: zeros, and a log-sum-exp of -inf."""
-    for name, tensor in sums.items():
-        tensor.fill_(float("-inf") if name == "lse" else 0.0)
