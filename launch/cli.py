@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = import_module(COMMANDS[command][0])
     try:
         code: int = module.run(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, `head` say, has what it wanted. What is left to print goes nowhere, without a complaint.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ValueError as error:
         from ringattn.launch.failure import one_sentence
 

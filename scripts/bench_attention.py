@@ -101,7 +101,10 @@ def _options() -> argparse.Namespace:
 
 def _start_ranks(ranks: int) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # DeepSpeed compiles a part of itself on first use, under a lock that a killed run leaves behind: not in the
+    # user's own folder.
+    extensions = str(Path(__file__).resolve().parent.parent / ".cache" / "torch_extensions")
+    environment = {"TORCH_EXTENSIONS_DIR": extensions, **os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *sys.argv], env=environment).returncode
 
 
@@ -167,7 +170,10 @@ def _torch_ring(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, gra
 
 def _deepspeed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grad: torch.Tensor) -> Callable[[], None]:
     """DeepSpeed Ulysses around torch's scaled dot product attention."""
+    import deepspeed
     from deepspeed.sequence.layer import DistributedAttention
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
     def local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

@@ -40,6 +40,8 @@ ARCHITECTURE = {
     "key_value_heads": 1,
     "head_dim": 8,
     "max_positions": 64,
+    "attention_bias": False,
+    "local_start": 0.0,
 }
 TRAINER = {"steps": 3, "sequence_length": 32, "loss_chunk": 8, "evaluate_sequences": 2}
 

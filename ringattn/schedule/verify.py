@@ -130,7 +130,6 @@ class _Play:
         started: list[tuple[Move, int]] = []
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
-            self.moves += 1
             if not (0 <= source < world and 0 <= target < world):
                 raise self._fault(index, move, f"there are ranks 0 to {world - 1} only")
             if source == target:
@@ -166,6 +165,7 @@ class _Play:
                     made.remove(base + chunk)
             else:
                 continue
+            self.moves += 1
             started.append((move, base))
             self.under_way[due].append((move, base))
         self.lives.start_moves(index, started)

@@ -106,7 +106,10 @@ def outside_of_its_group(rank):
 
 
 def test_a_group_that_a_rank_is_not_part_of():
-    assert "rank 1 is not part of the process group that SequenceParallel was given" in refusals(2, outside_of_its_group)[1]
+    assert (
+        "rank 1 is not part of the process group that SequenceParallel was given"
+        in refusals(2, outside_of_its_group)[1]
+    )
 
 
 def disagree(rank, what, known):
@@ -154,7 +157,9 @@ def test_ranks_that_disagree_in_calls_they_know():
 
 def test_what_one_rank_refuses_the_others_hear():
     first, second = refusals(2, disagree, "length", False, threads=True)
-    assert second.startswith("the shard of query on rank 1 has 18 tokens, but layout 'zigzag' of 38 tokens over 2 ranks")
+    assert second.startswith(
+        "the shard of query on rank 1 has 18 tokens, but layout 'zigzag' of 38 tokens over 2 ranks"
+    )
     assert first.startswith("other ranks of the sequence-parallel group refused this call: rank 1: the shard of query")
 
 
@@ -185,7 +190,9 @@ def test_a_peer_that_stalls_is_named_with_the_step(calls_before):
     if calls_before:
         assert said.startswith("rank 0, ring forward, step 1 of 2: nothing came from rank 1 (chunks 2 to 3")
     else:
-        assert said.startswith("rank 0, before step 1: rank 1 of the group did not make this call within 3 s, or is gone")
+        assert said.startswith(
+            "rank 0, before step 1: rank 1 of the group did not make this call within 3 s, or is gone"
+        )
     assert "raise timeout= if it is only slow" in said
 
 
