@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,8 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True)
 class Verification:
-    """What a correct schedule asks of its ranks. One entry a rank, summed over what is counted in `size`.
+    """What a correct schedule asks of its ranks. The figures have one entry a rank, summed over what is counted in
+    `size`; they are worked out when first read.
 
     peak_parcels: the most that parcels of other ranks, and copies of its own parcels set out for sending, take up at
         any time; with the default size the number of (chunk, head group) pairs of either side.
@@ -35,10 +38,30 @@ class Verification:
     steps: int
     tasks: int
     moves: int
-    peak_parcels: tuple[int, ...]
-    peak_partials: tuple[int, ...]
-    peak: tuple[int, ...]
-    sent: tuple[int, ...]
+    schedule: Schedule
+    backward: bool
+    size: Callable[[Kind, Side, int, int], int] | None
+
+    @property
+    def peak_parcels(self) -> tuple[int, ...]:
+        return self._figures[0]
+
+    @property
+    def peak_partials(self) -> tuple[int, ...]:
+        return self._figures[1]
+
+    @property
+    def peak(self) -> tuple[int, ...]:
+        return self._figures[2]
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        return self._figures[3]
+
+    @cached_property
+    def _figures(self) -> tuple[tuple[int, ...], ...]:
+        with _without_collector():
+            return _Lives(self.schedule, self.size).play(backward=self.backward)
 
 
 def verify(
@@ -55,10 +78,19 @@ def verify(
     size: what a chunk takes up, given (kind, side, chunk, head group); 1 each unless given. With the bytes of
         `ringattn.schedule.traffic` the figures are bytes.
     """
+    with _without_collector():
+        play = _Play(schedule, visible, backward)
+        play.run()
+    return Verification(len(schedule.steps), play.tasks, play.moves, schedule, backward, size)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A large world is millions of small objects, and none of them garbage before the end."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _Play(schedule, visible, backward, size).run()
+        yield
     finally:
         if collecting:
             gc.enable()
@@ -75,7 +107,6 @@ class _Play:
         schedule: Schedule,
         visible: NDArray[np.bool_] | None,
         backward: bool,
-        size: Callable[[Kind, Side, int, int], int] | None,
     ) -> None:
         self.schedule = schedule
         self.visible = visible
@@ -89,21 +120,14 @@ class _Play:
         self.under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
         self.done = [[bytearray(self.chunks) for _ in range(self.chunks)] for _ in schedule.heads]
         self.tasks = self.moves = 0
-        self.lives = _Lives(schedule, size)
 
-    def base(self, side: Side, heads: int) -> int:
-        """What is added to a chunk's number to give the item's."""
-        return (2 * heads + (side is Side.KEY)) * self.chunks
-
-    def run(self) -> Verification:
+    def run(self) -> None:
         self._check_form()
         for index, step in enumerate(self.schedule.steps):
             self._start_moves(index, step)
             self._run_tasks(index, step)
             self._end_step(index)
         self._check_end()
-        peak_parcels, peak_partials, peak, sent = self.lives.figures()
-        return Verification(len(self.schedule.steps), self.tasks, self.moves, peak_parcels, peak_partials, peak, sent)
 
     def _check_form(self) -> None:
         s = self.schedule
@@ -127,7 +151,6 @@ class _Play:
     def _start_moves(self, index: int, step: Step) -> None:
         owner, world, last = self.owner, self.schedule.world, len(self.schedule.steps)
         heads_in_all = len(self.schedule.heads)
-        started: list[tuple[Move, int]] = []
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
             if not (0 <= source < world and 0 <= target < world):
@@ -144,7 +167,7 @@ class _Play:
                 raise self._fault(index, move, "it names no chunk, or a head group that is not there")
             if min(chunks) < 0 or max(chunks) >= self.chunks:
                 raise self._fault(index, move, f"there are chunks 0 to {self.chunks - 1} only")
-            base = self.base(side, heads)
+            base = _base(self.chunks, side, heads)
             if kind is Kind.PARCEL:
                 held = self.has[source]
                 for chunk in chunks:
@@ -166,9 +189,7 @@ class _Play:
             else:
                 continue
             self.moves += 1
-            started.append((move, base))
             self.under_way[due].append((move, base))
-        self.lives.start_moves(index, started)
 
     def _run_tasks(self, index: int, step: Step) -> None:
         owner, has, results = self.owner, self.has, self.results
@@ -176,7 +197,7 @@ class _Play:
             rank, queries, keys, heads = task
             self.tasks += 1
             for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
-                base, mine, made = self.base(side, heads), has[rank], results[rank]
+                base, mine, made = _base(self.chunks, side, heads), has[rank], results[rank]
                 others = [base + chunk for chunk in chunks if owner[chunk] != rank]
                 for item in others:
                     if mine.get(item, index) >= index:
@@ -185,11 +206,8 @@ class _Play:
                             f"{_listed(queries)} with keys of chunks {_listed(keys)}, but "
                             + self._absence(rank, side, item - base, heads, index)
                         )
-                if others:
-                    results_too = side is Side.QUERY or self.backward
-                    if results_too:
-                        made.update(others)
-                    self.lives.task(index, rank, others, results_too)
+                if side is Side.QUERY or self.backward:
+                    made.update(others)
             done = self.done[heads]
             for q in queries:
                 row = done[q]
@@ -217,7 +235,6 @@ class _Play:
                         index, move, f"rank {target} already has what it brings of chunk {chunk}", verb="arrives"
                     )
                 has[base + chunk] = index
-        self.lives.end_step(index, arrived)
 
     def _check_end(self) -> None:
         for rank, left in enumerate(self.results):
@@ -278,6 +295,27 @@ class _Lives:
         self.brought: list[dict[int, list[int]]] = [{} for _ in range(world)]
         self.first_made: list[dict[int, int]] = [{} for _ in range(world)]
         self.lives: list[tuple[int, list[int]]] = []
+
+    def play(self, *, backward: bool) -> tuple[tuple[int, ...], ...]:
+        """The figures of a schedule known to be correct."""
+        chunks, each = self.schedule.chunks, self.schedule.chunks_per_rank
+        under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
+        for index, step in enumerate(self.schedule.steps):
+            started = [
+                (move, _base(chunks, move.side, move.heads))
+                for move in step.moves
+                if backward or move.kind is Kind.PARCEL or move.side is Side.QUERY
+            ]
+            self.start_moves(index, started)
+            for move, base in started:
+                under_way[move.due].append((move, base))
+            for rank, queries, keys, heads in step.tasks:
+                for side, some in ((Side.QUERY, queries), (Side.KEY, keys)):
+                    base = _base(chunks, side, heads)
+                    others = [base + chunk for chunk in some if chunk // each != rank]
+                    self.task(index, rank, others, side is Side.QUERY or backward)
+            self.end_step(index, under_way.pop(index, []))
+        return self.figures()
 
     def start_moves(self, index: int, moves: list[tuple[Move, int]]) -> None:
         """Moves that set out in step `index`, each with what makes items of its chunks."""
@@ -348,6 +386,11 @@ class _Lives:
         parcels, partials = (np.cumsum(np.asarray(self.change[kind]), axis=1) for kind in (Kind.PARCEL, Kind.PARTIAL))
         columns = (parcels.max(axis=1), partials.max(axis=1), (parcels + partials).max(axis=1), np.asarray(self.sent))
         return tuple(tuple(int(value) for value in column) for column in columns)
+
+
+def _base(chunks: int, side: Side, heads: int) -> int:
+    """What is added to a chunk's number to give that of one side of it for one head group."""
+    return (2 * heads + (side is Side.KEY)) * chunks
 
 
 def _things(kind: Kind, side: Side) -> str:
