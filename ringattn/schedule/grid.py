@@ -19,6 +19,9 @@ from ringattn.schedule.value import Schedule, Shape, Side
 # For each rank and head group held there: chunks and the step whose end brings them (-1: owned).
 Arrivals = dict[int, list[tuple[int, tuple[int, ...], int]]]
 
+# For each side: rank, first chunk of a unit and head group -> the last step in which it is computed with there.
+LastUse = dict[Side, dict[tuple[int, int, int], int]]
+
 
 def grid(
     shape: Shape,
@@ -70,7 +73,7 @@ def grid(
     has_queries = _distribute(plan, Side.QUERY, query_route, query_lines, query_chains)
     has_keys = _distribute(plan, Side.KEY, key_route, key_lines, key_chains)
 
-    last_use: dict[tuple[int, Side, tuple[int, ...], int], int] = {}
+    last_use: LastUse = {side: {} for side in Side}
     for h in range(heads):
         for x in range(queries):
             for y in range(keys):
@@ -126,7 +129,7 @@ def _compute(
     keys: list[tuple[int, tuple[int, ...], int]],
     *,
     overlap: bool,
-    last_use: dict[tuple[int, Side, tuple[int, ...], int], int],
+    last_use: LastUse,
 ) -> None:
     """Each block in the first step in which both parcels are there."""
     if not overlap:
@@ -157,29 +160,31 @@ def _compute(
         old_keys = all_keys
     last_key = max(new_keys)
     last_query = max(new_queries)
+    of_queries, of_keys = last_use[Side.QUERY], last_use[Side.KEY]
     for step, chunks, _ in queries:
-        last_use[rank, Side.QUERY, chunks, heads] = max(step + 1, last_key)
+        of_queries[rank, chunks[0], heads] = max(step + 1, last_key)
     for step, chunks, _ in keys:
-        last_use[rank, Side.KEY, chunks, heads] = max(step + 1, last_query)
+        of_keys[rank, chunks[0], heads] = max(step + 1, last_query)
 
 
 def _send_results(
     plan: Builder,
     side: Side,
     chains_of: dict,
-    last_use: dict[tuple[int, Side, tuple[int, ...], int], int],
+    last_use: LastUse,
     *,
     along: bool,
 ) -> None:
     """Bring home what each rank computed for chunks of others: down the chain, or straight."""
     moves: defaultdict[tuple[int, int, int, int], list[tuple[int, ...]]] = defaultdict(list)
+    used = last_use[side]
     for (owner, chunks, h), reached in chains_of.items():
         for chain in reached:
             received = -1
             for place, rank in enumerate(chain):
                 if rank == owner:
                     continue
-                step = max(last_use[rank, side, chunks, h], received) + 1
+                step = max(used[rank, chunks[0], h], received) + 1
                 next_on_chain = along and place + 1 < len(chain)
                 target = chain[place + 1] if next_on_chain else owner
                 received = step if next_on_chain else -1

@@ -119,6 +119,8 @@ class _Play:
         self.results: list[set[int]] = [set() for _ in range(schedule.world)]
         self.under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
         self.done = [[bytearray(self.chunks) for _ in range(self.chunks)] for _ in schedule.heads]
+        # Groups of chunks seen before; few of them travel all the time.
+        self.in_range: set[tuple[int, ...]] = set()
         self.tasks = self.moves = 0
 
     def run(self) -> None:
@@ -165,8 +167,10 @@ class _Play:
                 )
             if not chunks or not 0 <= heads < heads_in_all:
                 raise self._fault(index, move, "it names no chunk, or a head group that is not there")
-            if min(chunks) < 0 or max(chunks) >= self.chunks:
-                raise self._fault(index, move, f"there are chunks 0 to {self.chunks - 1} only")
+            if chunks not in self.in_range:
+                if min(chunks) < 0 or max(chunks) >= self.chunks:
+                    raise self._fault(index, move, f"there are chunks 0 to {self.chunks - 1} only")
+                self.in_range.add(chunks)
             base = _base(self.chunks, side, heads)
             if kind is Kind.PARCEL:
                 held = self.has[source]
