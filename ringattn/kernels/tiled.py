@@ -5,10 +5,7 @@ Serves what no fused kernel at hand does: softcapped scores on a CPU, any dtype 
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ringattn.kernels.bands import Band
-from ringattn.kernels.kernel import Request
 from ringattn.kernels.naive import Naive
 
 # Scores of one head in one tile: small enough for a core's cache, large enough for a matrix product at speed.
@@ -20,18 +17,12 @@ class Tiled(Naive):
 
     name = "tiled"
 
-    def refusal(self, request: Request) -> str | None:
-        return None
-
     def lower(self, band: Band) -> list[Band]:
         tiles = []
         for i in range(0, band.rows, _TILE):
             for j in range(0, band.keys, _TILE):
                 tiles += _clip(band, i, min(_TILE, band.rows - i), j, min(_TILE, band.keys - j))
         return tiles
-
-    def prepare(self, grad_out: Tensor, delta: Tensor) -> Tensor:
-        return delta
 
 
 def _clip(band: Band, row: int, rows: int, key: int, keys: int) -> list[Band]:
