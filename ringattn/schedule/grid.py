@@ -16,11 +16,11 @@ from ringattn.schedule.build import Builder, merged_chunks
 from ringattn.schedule.route import OneWay, Route
 from ringattn.schedule.value import Schedule, Shape, Side
 
-# For each rank and head group held there: chunks and the step whose end brings them (-1: owned).
-Arrivals = dict[int, list[tuple[int, tuple[int, ...], int]]]
+# For each rank: the step whose end brings some chunks (-1: owned), and the chunks. A rank has one head group.
+Arrivals = dict[int, list[tuple[int, tuple[int, ...]]]]
 
-# For each side: rank, first chunk of a unit and head group -> the last step in which it is computed with there.
-LastUse = dict[Side, dict[tuple[int, int, int], int]]
+# For each side and rank: first chunk of a unit -> the last step in which it is computed with there.
+LastUse = dict[Side, list[dict[int, int]]]
 
 
 def grid(
@@ -73,7 +73,7 @@ def grid(
     has_queries = _distribute(plan, Side.QUERY, query_route, query_lines, query_chains)
     has_keys = _distribute(plan, Side.KEY, key_route, key_lines, key_chains)
 
-    last_use: LastUse = {side: {} for side in Side}
+    last_use: LastUse = {side: [{} for _ in range(shape.world)] for side in Side}
     for h in range(heads):
         for x in range(queries):
             for y in range(keys):
@@ -107,13 +107,13 @@ def _distribute(
                 for lane in range(lanes):
                     chunks = plan.chunks(owner, piece=lane, of=lanes)
                     reached = [[entry]]
-                    arrivals[entry].append((-1 if owner == entry else 0, chunks, h))
+                    arrivals[entry].append((-1 if owner == entry else 0, chunks))
                     if owner != entry:
                         moves[0, 0, owner, entry, h].append(chunks)
                     for chain in route.chains(line, place, lane):
-                        for hop in chain:
-                            moves[hop.step + offset, hop.due + offset, hop.source, hop.target, h].append(chunks)
-                            arrivals[hop.target].append((hop.due + offset, chunks, h))
+                        for step, due, source, target in chain:
+                            moves[step + offset, due + offset, source, target, h].append(chunks)
+                            arrivals[target].append((due + offset, chunks))
                         reached.append([hop.target for hop in chain])
                     chains_of[owner, chunks, h] = reached
     for (step, due, source, target, h), groups in moves.items():
@@ -125,46 +125,39 @@ def _compute(
     plan: Builder,
     rank: int,
     heads: int,
-    queries: list[tuple[int, tuple[int, ...], int]],
-    keys: list[tuple[int, tuple[int, ...], int]],
+    queries: list[tuple[int, tuple[int, ...]]],
+    keys: list[tuple[int, tuple[int, ...]]],
     *,
     overlap: bool,
     last_use: LastUse,
 ) -> None:
     """Each block in the first step in which both parcels are there."""
     if not overlap:
-        ready = max(step for step, _, _ in [*queries, *keys])
-        queries = [(ready, chunks, h) for _, chunks, h in queries]
-        keys = [(ready, chunks, h) for _, chunks, h in keys]
+        ready = max(step for step, _ in [*queries, *keys])
+        queries = [(ready, chunks) for _, chunks in queries]
+        keys = [(ready, chunks) for _, chunks in keys]
     new_queries: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
     new_keys: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
-    for step, chunks, _ in queries:
+    for step, chunks in queries:
         new_queries[step + 1].append(chunks)
-    for step, chunks, _ in keys:
+    for step, chunks in keys:
         new_keys[step + 1].append(chunks)
     old_queries: list[tuple[int, ...]] = []
-    old_keys: list[tuple[int, ...]] = []
-    for step in sorted({*new_queries, *new_keys}):
-        fresh_queries, fresh_keys = new_queries.get(step, []), new_keys.get(step, [])
-        all_keys = old_keys + fresh_keys
-        for some_queries, some_keys in ((fresh_queries, all_keys), (old_queries, fresh_keys)):
-            if some_queries and some_keys:
-                plan.compute(
-                    step,
-                    rank,
-                    queries=merged_chunks(some_queries),
-                    keys=merged_chunks(some_keys),
-                    heads=heads,
-                )
-        old_queries += fresh_queries
-        old_keys = all_keys
+    all_keys: list[tuple[int, ...]] = []
+    for step in sorted(new_queries.keys() | new_keys.keys()):
+        fresh_queries, fresh_keys = new_queries.get(step), new_keys.get(step)
+        if fresh_keys:
+            all_keys += fresh_keys
+        if fresh_queries and all_keys:
+            plan.compute(step, rank, queries=merged_chunks(fresh_queries), keys=merged_chunks(all_keys), heads=heads)
+        if old_queries and fresh_keys:
+            plan.compute(step, rank, queries=merged_chunks(old_queries), keys=merged_chunks(fresh_keys), heads=heads)
+        if fresh_queries:
+            old_queries += fresh_queries
     last_key = max(new_keys)
     last_query = max(new_queries)
-    of_queries, of_keys = last_use[Side.QUERY], last_use[Side.KEY]
-    for step, chunks, _ in queries:
-        of_queries[rank, chunks[0], heads] = max(step + 1, last_key)
-    for step, chunks, _ in keys:
-        of_keys[rank, chunks[0], heads] = max(step + 1, last_query)
+    last_use[Side.QUERY][rank] = {chunks[0]: max(step + 1, last_key) for step, chunks in queries}
+    last_use[Side.KEY][rank] = {chunks[0]: max(step + 1, last_query) for step, chunks in keys}
 
 
 def _send_results(
@@ -184,7 +177,7 @@ def _send_results(
             for place, rank in enumerate(chain):
                 if rank == owner:
                     continue
-                step = max(used[rank, chunks[0], h], received) + 1
+                step = max(used[rank][chunks[0]], received) + 1
                 next_on_chain = along and place + 1 < len(chain)
                 target = chain[place + 1] if next_on_chain else owner
                 received = step if next_on_chain else -1

@@ -23,6 +23,8 @@ class Hop(NamedTuple):
 
 Chain = tuple[Hop, ...]
 
+_SPLIT_MEMBERS = 64
+
 
 class Route(Protocol):
     """A route over a group of ranks, any size."""
@@ -61,11 +63,12 @@ class OneWay:
 class BothWays:
     """Half of the members clockwise and half counter-clockwise, in half the steps.
 
-    With an even number of members one is as far by either way: half of the parcel reaches it by each.
+    With an even number of members one is as far by either way: half of the parcel reaches it by each. Past
+    `_SPLIT_MEMBERS` members it goes one way whole: half a hop more of so many is not worth twice as many slices.
     """
 
     def lanes(self, size: int) -> int:
-        return 2 if size % 2 == 0 else 1
+        return 2 if size % 2 == 0 and size <= _SPLIT_MEMBERS else 1
 
     def chains(self, members: Sequence[int], source: int, lane: int) -> list[Chain]:
         others = len(members) - 1

@@ -7,6 +7,7 @@ own is checked as the built-in ones are, and it names the first fault in words.
 from __future__ import annotations
 
 import gc
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,11 +97,44 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-class _Play:
-    """The state of a schedule being played: who has what, what is computed, what is under way.
+class _Atoms:
+    """Chunks that always go together: named together by every task and move, owned by one rank, and with the same
+    blocks visible. Playing atoms instead of chunks halves the work of a zigzag's ring.
 
-    An item, one side of one chunk for one head group, is a number: large worlds play millions of them.
+    of: a task's or a move's tuple of chunks -> its atoms; tuples that name no chunk, one that is not there or one
+        twice are left out. owner: of each atom. chunk: the first of each atom. number: of each chunk, its atom.
     """
+
+    def __init__(self, schedule: Schedule, visible: NDArray[np.bool_] | None) -> None:
+        named: set[tuple[int, ...]] = set()
+        for step in schedule.steps:
+            for _, queries, keys, _ in step.tasks:
+                named.add(queries)
+                named.add(keys)
+            named.update([move[4] for move in step.moves])
+        right = [
+            some
+            for some in named
+            if some and min(some) >= 0 and max(some) < schedule.chunks and len(set(some)) == len(some)
+        ]
+        groups: list[list[object]] = [[schedule.owner(chunk)] for chunk in range(schedule.chunks)]
+        if visible is not None:
+            for chunk, group in enumerate(groups):
+                group += [visible[chunk].tobytes(), visible[:, chunk].tobytes()]
+        for index, some in enumerate(right):
+            for chunk in some:
+                groups[chunk].append(index)
+        numbers: dict[tuple[object, ...], int] = {}
+        self.number = [numbers.setdefault(tuple(group), len(numbers)) for group in groups]
+        self.chunk = [0] * len(numbers)
+        for chunk in reversed(range(schedule.chunks)):
+            self.chunk[self.number[chunk]] = chunk
+        self.owner = [schedule.owner(chunk) for chunk in self.chunk]
+        self.of = {some: tuple(sorted({self.number[chunk] for chunk in some})) for some in right}
+
+
+class _Play:
+    """The state of a schedule being played: who has what, what is computed, what is under way."""
 
     def __init__(
         self,
@@ -111,25 +145,37 @@ class _Play:
         self.schedule = schedule
         self.visible = visible
         self.backward = backward
-        self.chunks = schedule.chunks
-        each = schedule.chunks_per_rank
-        self.owner = [chunk // each for chunk in range(schedule.chunks)]
-        # has[rank]: parcels of others -> the step whose end brought them. results[rank]: partials of others' chunks.
-        self.has: list[dict[int, int]] = [{} for _ in range(schedule.world)]
-        self.results: list[set[int]] = [set() for _ in range(schedule.world)]
-        self.under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
-        self.done = [[bytearray(self.chunks) for _ in range(self.chunks)] for _ in schedule.heads]
-        # Groups of chunks seen before; few of them travel all the time.
-        self.in_range: set[tuple[int, ...]] = set()
+        # What a rank has for a head group, by side and atom: the step whose end brought a parcel of others
+        # (the number of steps where none has), and whether there is a partial for others. Flat, and made when first
+        # asked for: large worlds look these up millions of times.
+        self.places: list[tuple[array[int], bytearray] | None] = [None] * (schedule.world * len(schedule.heads))
+        self.under_way: defaultdict[int, list[Move]] = defaultdict(list)
         self.tasks = self.moves = 0
 
     def run(self) -> None:
         self._check_form()
+        self.atoms = _Atoms(self.schedule, self.visible)
+        size = len(self.atoms.owner)
+        # done[head group][query atom]: the key atoms computed with it, a bit each, so that a task of many blocks
+        # (Ulysses computes all of a head group's at once) is a few operations on long numbers.
+        self.done = [[0] * size for _ in self.schedule.heads]
+        self.bits: dict[tuple[int, ...], int] = {}
+        seen = None if self.visible is None else self.visible[np.ix_(self.atoms.chunk, self.atoms.chunk)]
+        everything = (1 << size) - 1
+        self.seen = [everything] * size if seen is None else [_number(row) for row in seen]
         for index, step in enumerate(self.schedule.steps):
             self._start_moves(index, step)
             self._run_tasks(index, step)
             self._end_step(index)
         self._check_end()
+
+    def _place(self, rank: int, heads: int) -> tuple[array[int], bytearray]:
+        number = rank * len(self.schedule.heads) + heads
+        place = self.places[number]
+        if place is None:
+            items = 2 * len(self.atoms.owner)
+            place = self.places[number] = (array("l", [len(self.schedule.steps)]) * items, bytearray(items))
+        return place
 
     def _check_form(self) -> None:
         s = self.schedule
@@ -151,8 +197,9 @@ class _Play:
             )
 
     def _start_moves(self, index: int, step: Step) -> None:
-        owner, world, last = self.owner, self.schedule.world, len(self.schedule.steps)
-        heads_in_all = len(self.schedule.heads)
+        owner, of, size = self.atoms.owner, self.atoms.of, len(self.atoms.owner)
+        places, heads_in_all = self.places, len(self.schedule.heads)
+        world, last = self.schedule.world, len(self.schedule.steps)
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
             if not (0 <= source < world and 0 <= target < world):
@@ -165,103 +212,133 @@ class _Play:
                     move,
                     f"it is due at the end of step {due}, which is not one of steps {index} to {last - 1}",
                 )
-            if not chunks or not 0 <= heads < heads_in_all:
-                raise self._fault(index, move, "it names no chunk, or a head group that is not there")
-            if chunks not in self.in_range:
-                if min(chunks) < 0 or max(chunks) >= self.chunks:
-                    raise self._fault(index, move, f"there are chunks 0 to {self.chunks - 1} only")
-                self.in_range.add(chunks)
-            base = _base(self.chunks, side, heads)
+            atoms = of.get(chunks)
+            if atoms is None or not 0 <= heads < heads_in_all:
+                raise self._fault(index, move, self._misnamed(chunks))
+            base = size if side is Side.KEY else 0
             if kind is Kind.PARCEL:
-                held = self.has[source]
-                for chunk in chunks:
-                    if owner[chunk] != source and held.get(base + chunk, index) >= index:
-                        raise self._fault(index, move, self._absence(source, side, chunk, heads, index))
-                    if owner[chunk] == target:
-                        raise self._fault(index, move, f"chunk {chunk} is rank {target}'s own")
+                for atom in atoms:
+                    if owner[atom] != source:
+                        has, _ = places[source * heads_in_all + heads] or self._place(source, heads)
+                        if has[base + atom] >= index:
+                            raise self._fault(index, move, self._absence(source, side, atom, heads, index))
+                    if owner[atom] == target:
+                        raise self._fault(index, move, f"chunk {self.atoms.chunk[atom]} is rank {target}'s own")
             elif side is Side.QUERY or self.backward:
-                made = self.results[source]
-                for chunk in chunks:
-                    if base + chunk not in made:
+                _, results = places[source * heads_in_all + heads] or self._place(source, heads)
+                for atom in atoms:
+                    if not results[base + atom]:
                         raise self._fault(
                             index,
                             move,
-                            f"rank {source} has no result for chunk {chunk} at that time: nothing was computed for "
-                            "it there yet, or it was sent before",
+                            f"rank {source} has no result for chunk {self.atoms.chunk[atom]} at that time: nothing was "
+                            "computed for it there yet, or it was sent before",
                         )
-                    made.remove(base + chunk)
+                    results[base + atom] = 0
             else:
                 continue
             self.moves += 1
-            self.under_way[due].append((move, base))
+            self.under_way[due].append(move)
 
     def _run_tasks(self, index: int, step: Step) -> None:
-        owner, has, results = self.owner, self.has, self.results
-        for task in step.tasks:
-            rank, queries, keys, heads = task
+        owner, of, size = self.atoms.owner, self.atoms.of, len(self.atoms.owner)
+        places, heads_in_all, world = self.places, len(self.schedule.heads), self.schedule.world
+        seen, bits, with_keys = self.seen, self.bits, self.backward
+        for rank, queries, keys, heads in step.tasks:
             self.tasks += 1
-            for side, chunks in ((Side.QUERY, queries), (Side.KEY, keys)):
-                base, mine, made = _base(self.chunks, side, heads), has[rank], results[rank]
-                others = [base + chunk for chunk in chunks if owner[chunk] != rank]
-                for item in others:
-                    if mine.get(item, index) >= index:
-                        raise ScheduleError(
-                            f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes queries of chunks "
-                            f"{_listed(queries)} with keys of chunks {_listed(keys)}, but "
-                            + self._absence(rank, side, item - base, heads, index)
-                        )
-                if side is Side.QUERY or self.backward:
-                    made.update(others)
+            rows, columns = of.get(queries), of.get(keys)
+            if rows is None or columns is None or not 0 <= rank < world or not 0 <= heads < heads_in_all:
+                wrong = self._misnamed(queries if rows is None else keys)
+                raise self._task_fault(index, rank, queries, keys, wrong)
+            has, results = places[rank * heads_in_all + heads] or self._place(rank, heads)
+            for side, atoms, base in ((Side.QUERY, rows, 0), (Side.KEY, columns, size)):
+                for atom in atoms:
+                    if owner[atom] != rank:
+                        if has[base + atom] >= index:
+                            raise self._task_fault(
+                                index, rank, queries, keys, "but " + self._absence(rank, side, atom, heads, index)
+                            )
+                        if with_keys or side is Side.QUERY:
+                            results[base + atom] = 1
+            new = bits.get(columns)
+            if new is None:
+                new = bits[columns] = sum(1 << atom for atom in columns)
             done = self.done[heads]
-            for q in queries:
-                row = done[q]
-                for k in keys:
-                    if row[k] and (self.visible is None or self.visible[q, k]):
-                        raise ScheduleError(
-                            f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes the block of query "
-                            f"chunk {q} with key chunk {k} (head group {heads}) a second time; a block must be "
-                            "computed once"
-                        )
-                    row[k] = 1
+            for q in rows:
+                twice = done[q] & new & seen[q]
+                if twice:
+                    k = (twice & -twice).bit_length() - 1
+                    raise ScheduleError(
+                        f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes the block of query "
+                        f"chunk {self.atoms.chunk[q]} with key chunk {self.atoms.chunk[k]} (head group {heads}) a "
+                        "second time; a block must be computed once"
+                    )
+                done[q] |= new
 
     def _end_step(self, index: int) -> None:
-        owner = self.owner
-        arrived = self.under_way.pop(index, [])
-        for move, base in arrived:
-            _, target, kind, _, chunks, _, _ = move
-            if kind is Kind.PARTIAL:
-                self.results[target].update([base + c for c in chunks if owner[c] != target])
-                continue
-            has = self.has[target]
-            for chunk in chunks:
-                if base + chunk in has:
+        owner, of, size = self.atoms.owner, self.atoms.of, len(self.atoms.owner)
+        places, heads_in_all, never = self.places, len(self.schedule.heads), len(self.schedule.steps)
+        for move in self.under_way.pop(index, ()):
+            _, target, kind, side, chunks, heads, _ = move
+            base = size if side is Side.KEY else 0
+            for atom in of[chunks]:
+                if owner[atom] == target:
+                    continue  # a result is home; a parcel's owner is no target of it
+                has, results = places[target * heads_in_all + heads] or self._place(target, heads)
+                if kind is Kind.PARTIAL:
+                    results[base + atom] = 1
+                    continue
+                if has[base + atom] != never:
+                    chunk = self.atoms.chunk[atom]
                     raise self._fault(
                         index, move, f"rank {target} already has what it brings of chunk {chunk}", verb="arrives"
                     )
-                has[base + chunk] = index
+                has[base + atom] = index
 
     def _check_end(self) -> None:
-        for rank, left in enumerate(self.results):
-            if left:
-                group, chunk = divmod(min(left), self.chunks)
-                side = Side.KEY if group % 2 else Side.QUERY
+        for number, place in enumerate(self.places):
+            left = -1 if place is None else place[1].find(1)
+            if left >= 0:
+                rank, heads = divmod(number, len(self.schedule.heads))
+                on_key_side, atom = divmod(left, len(self.atoms.owner))
+                side = Side.KEY if on_key_side else Side.QUERY
                 raise ScheduleError(
-                    f"schedule {self.schedule.name!r}: the result of {_things(Kind.PARTIAL, side)} of chunk {chunk} "
-                    f"(head group {group // 2}) that rank {rank} holds never gets home to rank {self.owner[chunk]}"
+                    f"schedule {self.schedule.name!r}: the result of {_things(Kind.PARTIAL, side)} of chunk "
+                    f"{self.atoms.chunk[atom]} (head group {heads}) that rank {rank} holds never gets home to "
+                    f"rank {self.atoms.owner[atom]}"
                 )
+        size = len(self.atoms.owner)
         for heads, (start, stop) in enumerate(self.schedule.heads):
-            rows = [np.frombuffer(row, dtype=np.uint8) for row in self.done[heads]]
-            missing = np.stack(rows) == 0
+            if start == stop or all(seen & ~done == 0 for seen, done in zip(self.seen, self.done[heads])):
+                continue
+            computed = np.array([[done >> k & 1 for k in range(size)] for done in self.done[heads]], dtype=np.bool_)
+            missing = ~computed[np.ix_(self.atoms.number, self.atoms.number)]
             if self.visible is not None:
                 missing &= self.visible
-            if start < stop and missing.any():
-                q, k = (int(i) for i in np.argwhere(missing)[0])
-                raise ScheduleError(
-                    f"schedule {self.schedule.name!r}: nobody computes the block of query chunk {q} with key chunk "
-                    f"{k} (head group {heads}); {int(missing.sum())} blocks are missing in all"
-                )
+            q, k = (int(i) for i in np.argwhere(missing)[0])
+            raise ScheduleError(
+                f"schedule {self.schedule.name!r}: nobody computes the block of query chunk {q} with key chunk "
+                f"{k} (head group {heads}); {int(missing.sum())} blocks are missing in all"
+            )
 
-    def _absence(self, rank: int, side: Side, chunk: int, heads: int, index: int) -> str:
+    def _misnamed(self, chunks: tuple[int, ...]) -> str:
+        """Why a task or a move that names these chunks, or its rank or head group, names what is not there."""
+        if chunks and (min(chunks) < 0 or max(chunks) >= self.schedule.chunks):
+            return f"there are chunks 0 to {self.schedule.chunks - 1} only"
+        if len(set(chunks)) < len(chunks):
+            return "it names a chunk twice"
+        return "it names no chunk, or a rank or a head group that is not there"
+
+    def _task_fault(
+        self, index: int, rank: int, queries: tuple[int, ...], keys: tuple[int, ...], why: str
+    ) -> ScheduleError:
+        return ScheduleError(
+            f"schedule {self.schedule.name!r}, step {index}: rank {rank} computes queries of chunks "
+            f"{_listed(queries)} with keys of chunks {_listed(keys)}, {why}"
+        )
+
+    def _absence(self, rank: int, side: Side, atom: int, heads: int, index: int) -> str:
+        chunk = self.atoms.chunk[atom]
         what = f"the {_things(Kind.PARCEL, side)} of chunk {chunk} (head group {heads}) are not at rank {rank} then: "
         for start, step in enumerate(self.schedule.steps):
             for move in step.moves:
@@ -395,6 +472,11 @@ class _Lives:
 def _base(chunks: int, side: Side, heads: int) -> int:
     """What is added to a chunk's number to give that of one side of it for one head group."""
     return (2 * heads + (side is Side.KEY)) * chunks
+
+
+def _number(bits: NDArray[np.bool_]) -> int:
+    """The number whose bit k is `bits[k]`."""
+    return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
 
 
 def _things(kind: Kind, side: Side) -> str:

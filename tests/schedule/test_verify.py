@@ -127,8 +127,8 @@ def test_a_parcel_brought_to_its_owner():
     [
         ({"target": 3}, "there are ranks 0 to 2 only"),
         ({"due": 9}, "it is due at the end of step 9, which is not one of steps 0 to 3"),
-        ({"heads": 4}, "it names no chunk, or a head group that is not there"),
-        ({"chunks": ()}, "it names no chunk, or a head group that is not there"),
+        ({"heads": 4}, "it names no chunk, or a rank or a head group that is not there"),
+        ({"chunks": ()}, "it names no chunk, or a rank or a head group that is not there"),
     ],
 )
 def test_moves_that_make_no_sense(change, text):
