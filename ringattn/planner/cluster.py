@@ -9,6 +9,7 @@ one GPU share its port. A message takes the way on which a megabyte arrives firs
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Kernel:
         rates = self.backward if backward else self.forward
         if edge <= rates[0].edge:
             return rates[0].flops
-        for low, high in zip(rates, rates[1:]):
+        for low, high in itertools.pairwise(rates):
             if edge <= high.edge:
                 # Seconds per FLOP are a fixed part and one that falls with the edge: linear in 1 / edge.
                 share = (1 / edge - 1 / high.edge) / (1 / low.edge - 1 / high.edge)

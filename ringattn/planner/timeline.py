@@ -1,4 +1,4 @@
-"""What a rank did and when, measured or predicted: one kind of record for both, so that they can be laid side by side."""
+"""What a rank did and when, measured or predicted: one record for both, so that they can be laid side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ringattn compare` found, as plain data: read by the table, the JSON lines, the page, the picture and the trace."""
+"""What `ringattn compare` found, as plain data: read by the table, the JSON lines, the page, the PNG and the trace."""
 
 from __future__ import annotations
 
