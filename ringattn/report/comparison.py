@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from ringattn.planner.timeline import RankTimeline
 
@@ -54,8 +56,8 @@ class Pass:
     sent, received: bytes of each rank. up, down: bytes that each rank sends to higher and to lower ranks.
     compute_bound: the longest time that any rank computes, with no communication. wire_bound: of the busiest link,
     bytes over bandwidth; None where no cluster is described. exposed: for each rank, time in which it waits for
-    messages and computes nothing. timeline: measured, one repeat. links: by load, heaviest first.
-    predicted, predicted_timeline: by the simulator; None and empty where no cluster is described.
+    messages and computes nothing. timeline: measured, one repeat, all ranks from one start of time. links: by load,
+    heaviest first. predicted, predicted_timeline: by the simulator; None and empty where no cluster is described.
     """
 
     repeats: tuple[tuple[float, ...], ...]
@@ -75,9 +77,7 @@ class Pass:
     @property
     def seconds(self) -> float:
         """The median over repeats of the slowest rank's time."""
-        ordered = sorted(max(ranks) for ranks in self.repeats)
-        middle = len(ordered) // 2
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+        return median(max(ranks) for ranks in self.repeats)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -86,9 +86,29 @@ class Pass:
         return min(each), max(each)
 
     @property
+    def by_rank(self) -> tuple[float, ...]:
+        """The median over repeats of each rank's time."""
+        return tuple(median(times) for times in zip(*self.repeats))
+
+    @property
     def bound(self) -> float:
         """No schedule of this assignment can be faster: the larger of the two bounds."""
         return max(self.compute_bound, self.wire_bound or 0.0)
+
+    @property
+    def bound_by(self) -> str:
+        """Which bound is the larger: `compute` or `wire`."""
+        return "wire" if (self.wire_bound or 0.0) > self.compute_bound else "compute"
+
+    @property
+    def achieved(self) -> float:
+        """The bound over the time: 1 where nothing is left to gain."""
+        return self.bound / self.seconds
+
+    @property
+    def prediction_error(self) -> float | None:
+        """Predicted over measured time, less 1: -0.1 where the prediction was 10% too fast."""
+        return None if self.predicted is None else self.predicted / self.seconds - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +126,19 @@ class Result:
     peak_memory_bytes: tuple[int, ...] = ()
     skipped: str | None = None
 
+    @property
+    def passes(self) -> dict[str, Pass]:
+        """Those that were run, by name: `forward` first."""
+        both = {"forward": self.forward, "backward": self.backward}
+        return {name: run for name, run in both.items() if run is not None}
+
+    @property
+    def worst_error(self) -> tuple[str, float] | None:
+        """The tensor with the largest error, and that error. A value that is no number is the worst."""
+        if not self.error:
+            return None
+        return max(self.error.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -113,3 +146,8 @@ class Comparison:
 
     setup: Setup
     results: tuple[Result, ...]
+
+    def fastest(self, direction: str) -> Result | None:
+        """The schedule with the shortest `forward` or `backward`; None where none has one."""
+        ran = [result for result in self.results if direction in result.passes]
+        return min(ran, key=lambda result: result.passes[direction].seconds, default=None)
