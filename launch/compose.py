@@ -27,6 +27,9 @@ IMPLIED = {
     "data.path": {"data": "file"},
 }
 
+# Folders beside the groups that hold files of another kind: descriptions of clusters, for planning.
+NO_GROUPS = ("cluster",)
+
 
 def conf_folder() -> Path:
     """Where the installed groups are."""
@@ -38,7 +41,7 @@ def groups() -> dict[str, list[str]]:
     found = {
         path.name: sorted(choice.stem for choice in path.glob("*.yaml"))
         for path in sorted(conf_folder().iterdir())
-        if path.is_dir() and any(path.glob("*.yaml"))
+        if path.is_dir() and any(path.glob("*.yaml")) and path.name not in NO_GROUPS
     }
     found["schedule"] = schedules()
     return found
