@@ -27,7 +27,23 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Below their layer's rule: these are read by tools that must start at once, or run where no torch is.
-WITHOUT_TORCH = ("sequence", "schedule", "planner", "report/schedule.py", "report/schedule_picture.py", "report/svg.py")
+WITHOUT_TORCH = (
+    "sequence",
+    "schedule",
+    "planner",
+    "report/schedule.py",
+    "report/schedule_picture.py",
+    "report/svg.py",
+    "report/comparison.py",
+    "report/comparison_html.py",
+    "report/comparison_json.py",
+    "report/comparison_page.py",
+    "report/comparison_picture.py",
+    "report/comparison_report.py",
+    "report/comparison_summary.py",
+    "report/comparison_table.py",
+    "report/comparison_trace.py",
+)
 
 
 def sources() -> list[Path]:

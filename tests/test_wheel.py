@@ -52,7 +52,7 @@ def test_one_top_level_package(site_packages):
 def test_every_module_and_every_setting_is_in_it(site_packages):
     for folder, place in (("ringattn", ""), ("launch", "launch"), ("conf", "conf")):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".typed"):
+            if path.suffix in (".py", ".yaml", ".typed", ".html", ".css", ".js"):
                 assert (site_packages / "ringattn" / place / path.relative_to(ROOT / folder)).is_file(), path
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.costs import Costs
 from ringattn.planner.timeline import Event, RankTimeline
-from ringattn.schedule.value import Kind, Move, Side, Task
+from ringattn.schedule.messages import messages
+from ringattn.schedule.value import Kind, Move, Task
 
 # Events closer than this are one: float rounding must not split what symmetry makes simultaneous. Relative.
 _TOGETHER = 1e-9
@@ -61,13 +62,14 @@ def simulate(costs: Costs, cluster: Cluster, *, record: bool = False) -> Simulat
 
 @dataclass(eq=False)
 class _Message:
-    """All moves of a kind between two ranks that start and are due together."""
+    """A message as `ringattn.schedule.messages` bundles them, and how far it is."""
 
     source: int
     target: int
     kind: Kind
     step: int
     due: int
+    late: bool
     bytes: int = 0
     moves: list[Move] = field(default_factory=list)
     posted: int = 0
@@ -112,29 +114,20 @@ class _Play:
         steps = [[_RankStep() for _ in schedule.steps] for _ in range(schedule.world)]
         last = -1
         for index, step in enumerate(schedule.steps):
-            messages: dict[tuple[int, int, Kind, int], _Message] = {}
-            for move in step.moves:
-                if move.kind is Kind.PARTIAL and move.side is Side.KEY and not backward:
+            for (late, source, target, kind, due), moves in messages(step, backward=backward).items():
+                sizes = [self.costs.bytes(move.kind, move.side, move.chunks, move.heads) for move in moves]
+                if not any(sizes):
                     continue
-                size = self.costs.bytes(move.kind, move.side, move.chunks, move.heads)
-                if not size:
-                    continue
-                key = (move.source, move.target, move.kind, move.due)
-                message = messages.get(key)
-                if message is None:
-                    message = messages[key] = _Message(move.source, move.target, move.kind, index, move.due)
-                message.bytes += size
-                message.moves.append(move)
-            for message in messages.values():
-                way = self.cluster.way(message.source, message.target)
+                message = _Message(source, target, kind, index, due, late, sum(sizes), moves)
+                way = self.cluster.way(source, target)
                 message.lanes, message.left = way.lanes, message.bytes
                 for lane in way.lanes:
                     self.loads[lane] += message.bytes
-                for rank in (message.target, message.source):
+                for rank in (target, source):
                     steps[rank][index].posts.append(message)
-                steps[message.target][message.due].arrivals.append(message)
-                steps[message.source][message.due].departures.append(message)
-                last = max(last, message.due)
+                steps[target][due].arrivals.append(message)
+                steps[source][due].departures.append(message)
+                last = max(last, due)
             for task in step.tasks:
                 steps[task.rank][index].tasks.append(task)
             if step.tasks:
@@ -219,21 +212,14 @@ class _Play:
         """One rank's run. Yields None when it has made an event to be woken at, or the message that it waits for."""
         overhead = self.cluster.overhead
         for index, step in enumerate(self.steps[rank]):
-            leaving = [move for message in step.posts if message.source == rank for move in message.moves]
-            busy = overhead.step + overhead.message * len(step.posts) + self.costs.pack(leaving)
-            if busy:
-                yield from self._busy(rank, "post", index, busy)
-            for message in step.posts:
-                message.posted += 1
-                if message.posted == 2:
-                    way = self.cluster.way(message.source, message.target)
-                    self._at(self.now + way.latency + overhead.rendezvous, message)
+            yield from self._post(rank, index, step, overhead.step, late=False)
             for task in step.tasks:
                 compute, merge = self.costs.task(task)
                 if compute:
                     yield from self._busy(rank, "compute", index, compute)
                 if merge:
                     yield from self._busy(rank, "merge", index, merge)
+            yield from self._post(rank, index, step, 0.0, late=True)
             for message in step.arrivals:
                 yield from self._wait(rank, index, message, message.source)
                 if message.kind is Kind.PARTIAL:
@@ -241,6 +227,19 @@ class _Play:
             for message in step.departures:
                 yield from self._wait(rank, index, message, message.target)
         self.finished[rank] = self.now
+
+    def _post(self, rank: int, index: int, step: _RankStep, seconds: float, *, late: bool) -> Iterator[_Message | None]:
+        posts = [message for message in step.posts if message.late is late]
+        overhead = self.cluster.overhead
+        leaving = [move for message in posts if message.source == rank for move in message.moves]
+        seconds += overhead.message * len(posts) + self.costs.pack(leaving)
+        if seconds:
+            yield from self._busy(rank, "post", index, seconds)
+        for message in posts:
+            message.posted += 1
+            if message.posted == 2:
+                way = self.cluster.way(message.source, message.target)
+                self._at(self.now + way.latency + overhead.rendezvous, message)
 
     def _busy(self, rank: int, kind: str, index: int, seconds: float) -> Iterator[_Message | None]:
         start = self.now
@@ -258,9 +257,7 @@ class _Play:
         if self.now > start:
             self.waited[rank] += self.now - start
             if self.record:
-                self.recorded[rank].append(
-                    Event("wait", self.direction, index, start, self.now, peer, message.bytes)
-                )
+                self.recorded[rank].append(Event("wait", self.direction, index, start, self.now, peer, message.bytes))
 
     # Links.
 

@@ -98,13 +98,14 @@ class Executor:
         """Runs to the end, pausing after each step's posts, its tasks and its waits, so that ranks that live in one
         process can be played side by side."""
         for index, step in enumerate(self.plan.program.steps):
-            self._post(index)
+            self._post(index, late=False)
             yield
             for task in self.plan.tasks[index]:
                 start = self.timeline.now() if self.timeline else 0.0
                 self._compute(task, index)
                 if self.timeline:
                     self.timeline.add("compute", self.direction, index, start)
+            self._post(index, late=True)
             yield
             for message in step.arrivals:
                 self._wait(message, index, received=True)
@@ -116,10 +117,10 @@ class Executor:
                 if message.last == index:
                     self.pool.give_back(self._buffers.pop(message))
 
-    def _post(self, index: int) -> None:
+    def _post(self, index: int, *, late: bool) -> None:
         step = self.plan.program.steps[index]
-        receives = [m for m in step.receives if self.plan.wires[m].size]
-        sends = [m for m in step.sends if self.plan.wires[m].size]
+        receives = [m for m in step.receives if m.late is late and self.plan.wires[m].size]
+        sends = [m for m in step.sends if m.late is late and self.plan.wires[m].size]
         for message in sends:
             if message.kind is Kind.PARTIAL:
                 self._complete(message)

@@ -1,7 +1,6 @@
 """One rank's view of a schedule: which messages it posts and computes step by step, and how long each buffer lives.
 
-All moves of one kind between two ranks that start and are due together are one message: a rank posts one send and
-one receive for it, whatever number of chunks and heads it carries. No torch here: a program is compiled once for a
+No torch here: a program is compiled once for a
 shape and read by the executor.
 """
 
@@ -10,9 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from ringattn.schedule.messages import Item, messages
 from ringattn.schedule.value import Kind, Schedule, Side, Task
-
-Item = tuple[Side, int, int]  # side, chunk, head group
 
 
 @dataclass(eq=False)
@@ -20,6 +18,7 @@ class Message:
     """Parcels or partials between this rank and `peer`.
 
     items: what it carries, in the order of its bytes.
+    late: it is posted once the step's tasks are done (`ringattn.schedule.messages`).
     first, last: the steps in which its buffer is taken and given back.
     forwards: the received message from whose buffer this one is sent as it lies.
     """
@@ -31,12 +30,14 @@ class Message:
     items: tuple[Item, ...]
     first: int
     last: int
+    late: bool = False
     forwards: Message | None = None
 
 
 @dataclass(eq=False)
 class ProgramStep:
-    """What this rank does in one step: receives and sends posted, tasks computed, then what is waited for."""
+    """What this rank does in one step: receives and sends posted, tasks computed, late ones posted, then what is
+    waited for."""
 
     receives: list[Message] = field(default_factory=list)
     sends: list[Message] = field(default_factory=list)
@@ -67,20 +68,23 @@ def compile_program(schedule: Schedule, rank: int, *, backward: bool) -> Program
     destined: dict[tuple[int, Item], Message] = {}
     for index, here in enumerate(steps):
         step = schedule.steps[index]
-        for (source, target, kind, due), items in _messages(schedule, index, rank, backward).items():
+        leaving: list[Message] = []
+        for (late, source, target, kind, due), moves in messages(step, backward=backward, rank=rank).items():
+            # Rows of one side and head group lie one behind the other, so that a task reads them as one tensor.
+            items = sorted(
+                ((move.side, chunk, move.heads) for move in moves for chunk in move.chunks),
+                key=lambda item: (item[0], item[2], item[1]),
+            )
+            peer = target if source == rank else source
+            message = Message(kind, peer, index, due, tuple(items), index, due, late)
             if source == rank:
-                message = Message(kind, target, index, due, items, index, due)
                 if kind is Kind.PARCEL:
                     _forward_or_pack(message, brought)
                 else:
-                    message.first = min(first_made.pop(item) for item in items)
-                    for item in items:
-                        for made in made_in.pop(item):
-                            destined[made, item] = message
+                    leaving.append(message)
                 here.sends.append(message)
                 steps[due].departures.append(message)
             else:
-                message = Message(kind, source, index, due, items, index, due)
                 here.receives.append(message)
                 steps[due].arrivals.append(message)
         for task in step.tasks:
@@ -95,6 +99,11 @@ def compile_program(schedule: Schedule, rank: int, *, backward: bool) -> Program
                         if side is Side.QUERY or backward:
                             first_made.setdefault(item, index)
                             made_in[item].append(index)
+        for message in leaving:
+            message.first = min(first_made.pop(item) for item in message.items)
+            for item in message.items:
+                for made in made_in.pop(item):
+                    destined[made, item] = message
         for message in here.arrivals:
             for item in message.items:
                 if message.kind is Kind.PARCEL:
@@ -114,23 +123,6 @@ def _num_steps(schedule: Schedule, backward: bool) -> int:
         if step.tasks or moves:
             count = max([count, index + 1, *(move.due + 1 for move in moves)])
     return count
-
-
-def _messages(
-    schedule: Schedule, index: int, rank: int, backward: bool
-) -> dict[tuple[int, int, Kind, int], tuple[Item, ...]]:
-    """This rank's messages that start in a step, in an order that both ends share: (source, target, kind, due)."""
-    found: defaultdict[tuple[int, int, Kind, int], list[Item]] = defaultdict(list)
-    for move in schedule.steps[index].moves:
-        if rank not in (move.source, move.target):
-            continue
-        if move.kind is Kind.PARTIAL and move.side is Side.KEY and not backward:
-            continue
-        found[move.source, move.target, move.kind, move.due].extend(
-            (move.side, chunk, move.heads) for chunk in move.chunks
-        )
-    # Rows of one side and head group lie one behind the other, so that a task reads them as one tensor.
-    return {key: tuple(sorted(found[key], key=lambda item: (item[0], item[2], item[1]))) for key in sorted(found)}
 
 
 def _forward_or_pack(message: Message, brought: dict[Item, Message]) -> None:

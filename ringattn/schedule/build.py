@@ -53,10 +53,20 @@ class Builder:
         self._moves[step].append(Move(source, target, Kind.PARCEL, side, chunks, heads, due))
 
     def send_result(
-        self, step: int, source: int, target: int, side: Side, chunks: tuple[int, ...], *, heads: int = 0
+        self,
+        step: int,
+        source: int,
+        target: int,
+        side: Side,
+        chunks: tuple[int, ...],
+        *,
+        heads: int = 0,
+        due: int | None = None,
     ) -> None:
-        """In `step`, what `source` computed for `chunks` leaves for `target`, their owner or a rank that adds to it."""
-        self._moves[step].append(Move(source, target, Kind.PARTIAL, side, chunks, heads, step))
+        """In `step`, what `source` computed for `chunks`, in that step too, leaves for `target`, their owner or a rank
+        that adds to it, and is there when step `due` ends."""
+        due = step if due is None else due
+        self._moves[step].append(Move(source, target, Kind.PARTIAL, side, chunks, heads, due))
 
     def build(self) -> Schedule:
         last = max((*self._tasks, *self._moves, *(m.due for ms in self._moves.values() for m in ms)), default=-1)

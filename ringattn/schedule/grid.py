@@ -168,7 +168,11 @@ def _send_results(
     *,
     along: bool,
 ) -> None:
-    """Bring home what each rank computed for chunks of others: down the chain, or straight."""
+    """Bring home what each rank computed for chunks of others.
+
+    Straight: each result leaves as soon as it is computed, and has the next step's time to get home. Down the chain:
+    what came from the rank before is there when a step begins, and goes on with what was computed here by then.
+    """
     moves: defaultdict[tuple[int, int, int, int], list[tuple[int, ...]]] = defaultdict(list)
     used = last_use[side]
     for (owner, chunks, h), reached in chains_of.items():
@@ -177,10 +181,15 @@ def _send_results(
             for place, rank in enumerate(chain):
                 if rank == owner:
                     continue
-                step = max(used[rank][chunks[0]], received) + 1
-                next_on_chain = along and place + 1 < len(chain)
+                computed = used[rank][chunks[0]]
+                if not along:
+                    moves[computed, rank, owner, h].append(chunks)
+                    continue
+                step = max(computed, received) + 1
+                next_on_chain = place + 1 < len(chain)
                 target = chain[place + 1] if next_on_chain else owner
-                received = step if next_on_chain else -1
+                received = step
                 moves[step, rank, target, h].append(chunks)
     for (step, source, target, h), groups in moves.items():
-        plan.send_result(step, source, target, side, merged_chunks(groups), heads=h)
+        due = step if along else step + 1
+        plan.send_result(step, source, target, side, merged_chunks(groups), heads=h, due=due)

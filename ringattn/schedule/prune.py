@@ -7,9 +7,8 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
+from ringattn.schedule.messages import Item
 from ringattn.schedule.value import Kind, Move, Schedule, Side, Step, Task
-
-Item = tuple[Side, int, int]  # side, chunk, head group
 
 
 def prune(schedule: Schedule, visible: NDArray[np.bool_]) -> Schedule:
@@ -76,6 +75,9 @@ def _moves_of_results(schedule: Schedule, tasks: list[tuple[Task, ...]]) -> list
     results: list[set[Item]] = [set() for _ in range(schedule.world)]
     arriving: defaultdict[int, list[tuple[int, Item]]] = defaultdict(list)
     for index, step in enumerate(schedule.steps):
+        for task in tasks[index]:
+            for side, chunks in ((Side.QUERY, task.queries), (Side.KEY, task.keys)):
+                results[task.rank].update((side, c, task.heads) for c in chunks if schedule.owner(c) != task.rank)
         for move in step.moves:
             if move.kind is Kind.PARTIAL:
                 here = results[move.source]
@@ -85,9 +87,6 @@ def _moves_of_results(schedule: Schedule, tasks: list[tuple[Task, ...]]) -> list
                     items = [(move.side, c, move.heads) for c in chunks]
                     here.difference_update(items)
                     arriving[move.due].extend((move.target, item) for item in items)
-        for task in tasks[index]:
-            for side, chunks in ((Side.QUERY, task.queries), (Side.KEY, task.keys)):
-                results[task.rank].update((side, c, task.heads) for c in chunks if schedule.owner(c) != task.rank)
         for target, item in arriving.pop(index, ()):
             if schedule.owner(item[1]) != target:
                 results[target].add(item)

@@ -13,9 +13,11 @@ Two kinds of things travel, on two sides:
 The tasks are the same in both directions, so one schedule describes both; the forward passes over moves of key
 partials, since there are none.
 
-Time: a step's tasks and moves run at the same time. A task, and a move that starts in a step, use what was there
-when the step began; what a move brings is there once the step `due` has ended (its own step unless said
-otherwise: a transfer over a slow link may span several).
+Time: a step's tasks and moves run at the same time. A task, and a parcel that sets out, use what was there when the
+step began. A partial that sets out takes with it all that was made for its chunks until then, by tasks of the same
+step too: then it leaves once they are done. What a move brings is there once the step `due` has ended (its own step
+unless said otherwise: a transfer over a slow link may span several, and a result that leaves behind a step's tasks
+should not hold up the step's end).
 """
 
 from __future__ import annotations

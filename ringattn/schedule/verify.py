@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ringattn.schedule.messages import messages
 from ringattn.schedule.value import Kind, Move, Schedule, Side, Step
 
 
@@ -164,8 +165,9 @@ class _Play:
         everything = (1 << size) - 1
         self.seen = [everything] * size if seen is None else [_number(row) for row in seen]
         for index, step in enumerate(self.schedule.steps):
-            self._start_moves(index, step)
+            self._start_moves(index, step, Kind.PARCEL)
             self._run_tasks(index, step)
+            self._start_moves(index, step, Kind.PARTIAL)
             self._end_step(index)
         self._check_end()
 
@@ -196,12 +198,14 @@ class _Play:
                 f"schedule {s.name!r} is over {s.chunks} chunks, the mask's blocks over {self.visible.shape}"
             )
 
-    def _start_moves(self, index: int, step: Step) -> None:
+    def _start_moves(self, index: int, step: Step, starting: Kind) -> None:
         owner, of, size = self.atoms.owner, self.atoms.of, len(self.atoms.owner)
         places, heads_in_all = self.places, len(self.schedule.heads)
         world, last = self.schedule.world, len(self.schedule.steps)
         for move in step.moves:
             source, target, kind, side, chunks, heads, due = move
+            if kind is not starting:
+                continue
             if not (0 <= source < world and 0 <= target < world):
                 raise self._fault(index, move, f"there are ranks 0 to {world - 1} only")
             if source == target:
@@ -358,11 +362,10 @@ class _Play:
 class _Lives:
     """From which step to which step each message takes up memory, and what that comes to at the worst time.
 
-    All moves of one kind from one rank to another that start and are due together are one message. What arrives
-    lives from the step in which its receive is posted to the last use of any part of it. Parcels that set out are
-    sent from where they lie if they are just what one message brought; otherwise they are packed, and the packed
-    copy lives while it is sent. Results for others live, message by message, from the first of them that is made or
-    arrives to the end of the move that takes them away.
+    What arrives lives from the step in which its receive is posted to the last use of any part of it. Parcels that set
+    out are sent from where they lie if they are just what one message brought; otherwise they are packed, and the
+    packed copy lives while it is sent. Results for others live, message by message, from the first of them that is
+    made or arrives to the end of the move that takes them away.
     """
 
     def __init__(self, schedule: Schedule, size: Callable[[Kind, Side, int, int], int] | None) -> None:
@@ -380,47 +383,43 @@ class _Lives:
     def play(self, *, backward: bool) -> tuple[tuple[int, ...], ...]:
         """The figures of a schedule known to be correct."""
         chunks, each = self.schedule.chunks, self.schedule.chunks_per_rank
-        under_way: defaultdict[int, list[tuple[Move, int]]] = defaultdict(list)
+        under_way: defaultdict[int, list[Move]] = defaultdict(list)
         for index, step in enumerate(self.schedule.steps):
-            started = [
-                (move, _base(chunks, move.side, move.heads))
-                for move in step.moves
-                if backward or move.kind is Kind.PARCEL or move.side is Side.QUERY
-            ]
-            self.start_moves(index, started)
-            for move, base in started:
-                under_way[move.due].append((move, base))
+            starting: dict[Kind, list[list[Move]]] = {kind: [] for kind in Kind}
+            for envelope, moves in messages(step, backward=backward).items():
+                starting[envelope.kind].append(moves)
+                under_way[envelope.due] += moves
+            for moves in starting[Kind.PARCEL]:
+                self.start(index, moves)
             for rank, queries, keys, heads in step.tasks:
                 for side, some in ((Side.QUERY, queries), (Side.KEY, keys)):
                     base = _base(chunks, side, heads)
                     others = [base + chunk for chunk in some if chunk // each != rank]
                     self.task(index, rank, others, side is Side.QUERY or backward)
+            for moves in starting[Kind.PARTIAL]:
+                self.start(index, moves)
             self.end_step(index, under_way.pop(index, []))
         return self.figures()
 
-    def start_moves(self, index: int, moves: list[tuple[Move, int]]) -> None:
-        """Moves that set out in step `index`, each with what makes items of its chunks."""
-        messages: dict[tuple[int, int, bool, int], tuple[list[int], list[Move]]] = {}
-        for move, base in moves:
-            key = (move[0], move[1], move[2] is Kind.PARCEL, move[6])
-            items, parts = messages.setdefault(key, ([], []))
-            items.extend([base + chunk for chunk in move[4]])
-            parts.append(move)
-        for (source, target, parcel, due), (items, parts) in messages.items():
-            amount = len(items)
-            if self.size is not None:
-                amount = sum(self.size(m.kind, m.side, chunk, m.heads) for m in parts for chunk in m.chunks)
-            self.sent[source] += amount
-            if parcel:
-                self._parcels(index, due, source, target, items, amount)
-                continue
-            made = self.first_made[source]
-            first = min([made.pop(item) for item in items])
-            here, there = self.change[Kind.PARTIAL][source], self.change[Kind.PARTIAL][target]
-            here[first] += amount
-            here[due + 1] -= amount
-            there[index] += amount
-            there[due + 1] -= amount
+    def start(self, index: int, moves: list[Move]) -> None:
+        """The moves of one message, which sets out in step `index`."""
+        chunks = self.schedule.chunks
+        items = [_base(chunks, move.side, move.heads) + chunk for move in moves for chunk in move.chunks]
+        amount = len(items)
+        if self.size is not None:
+            amount = sum(self.size(m.kind, m.side, chunk, m.heads) for m in moves for chunk in m.chunks)
+        source, target, kind, _, _, _, due = moves[0]
+        self.sent[source] += amount
+        if kind is Kind.PARCEL:
+            self._parcels(index, due, source, target, items, amount)
+            return
+        made = self.first_made[source]
+        first = min([made.pop(item) for item in items])
+        here, there = self.change[Kind.PARTIAL][source], self.change[Kind.PARTIAL][target]
+        here[first] += amount
+        here[due + 1] -= amount
+        there[index] += amount
+        there[due + 1] -= amount
 
     def _parcels(self, index: int, due: int, source: int, target: int, items: list[int], amount: int) -> None:
         brought = self.brought[source]
@@ -449,11 +448,12 @@ class _Lives:
             if results_too:
                 made.setdefault(item, index)
 
-    def end_step(self, index: int, arrived: list[tuple[Move, int]]) -> None:
+    def end_step(self, index: int, arrived: list[Move]) -> None:
         """Results that came to a rank on their way to another wait there from now on."""
         each = self.schedule.chunks_per_rank
-        for move, base in arrived:
+        for move in arrived:
             if move.kind is Kind.PARTIAL:
+                base = _base(self.schedule.chunks, move.side, move.heads)
                 made = self.first_made[move.target]
                 for chunk in move.chunks:
                     if chunk // each != move.target:

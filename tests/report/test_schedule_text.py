@@ -21,10 +21,10 @@ def test_tokenring_of_two_ranks_forward():
     assert lines(describe(make_schedule("tokenring", PAIR))) == [
         "0 0 q0 x kv0 q0 to 1 q1 from 1",
         "1 q1 x kv1 q1 to 0 q0 from 0",
-        "1 0 q1 x kv0 - -",
-        "1 q0 x kv1 - -",
-        "2 0 - out1 to 1 out0 from 1",
-        "1 - out0 to 0 out1 from 0",
+        "1 0 q1 x kv0 out1 to 1 by step 2 -",
+        "1 q0 x kv1 out0 to 0 by step 2 -",
+        "2 0 - - out0 from 1",
+        "1 - - out1 from 0",
     ]
 
 
