@@ -75,7 +75,7 @@ def result_fields(result: Result, *, timelines: bool = True) -> dict[str, Any]:
             "predicted_timeline": [asdict(rank) for rank in run.predicted_timeline],
             "links": [asdict(link) for link in run.links],
         }
-    return _plain(whole)
+    return plain(whole)
 
 
 def result_from(found: Mapping[str, Any]) -> Result:
@@ -104,17 +104,17 @@ def _pass_from(found: Mapping[str, Any]) -> Pass:
 
 
 def _line(value: object) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _plain(value: Any) -> Any:
-    """Without numbers that JSON lacks: other readers than Python's refuse them."""
+def plain(value: Any) -> Any:
+    """A value without numbers that JSON lacks: other readers than Python's refuse them."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

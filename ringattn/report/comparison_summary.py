@@ -75,7 +75,7 @@ def _fastest(comparison: Comparison, direction: str) -> str | None:
     line = f"Fastest {direction}: {best.schedule}, {milliseconds(run.seconds)}"
     if len(ordered) > 1:
         seconds, name = ordered[1]
-        line += f"; next is {name}, {percent(seconds / run.seconds - 1, sign=True)}"
+        line += f"; the next, {name}, takes {percent(seconds / run.seconds - 1, sign=True)}"
     return f"{line}. It reaches {percent(run.achieved)} of its {run.bound_by} bound."
 
 
@@ -90,4 +90,5 @@ def _predictions(comparison: Comparison) -> str:
         return "Nothing was predicted: no cluster was described."
     worst, name = max(off, key=lambda pair: abs(pair[0]))
     middle = median(abs(error) for error, _ in off)
-    return f"Predictions were off by {percent(middle)} in the median, by {percent(worst, sign=True)} at worst ({name})."
+    side = "long" if worst > 0 else "short"
+    return f"Predictions were off by {percent(middle)} in the median; the worst, {name}, was {percent(abs(worst))} too {side}."

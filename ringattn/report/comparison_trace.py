@@ -139,10 +139,12 @@ def _slice(event: Event, process: int, thread: int, offset: float) -> dict[str, 
         args["peer"] = event.peer
     if event.bytes:
         args["bytes"] = event.bytes
+    start, stop = _microseconds(offset + event.start), _microseconds(offset + event.stop)
     return {
         "ph": "X",
-        "ts": _microseconds(offset + event.start),
-        "dur": max(0.0, _microseconds(event.stop - event.start)),
+        "ts": start,
+        # Of the rounded ends: neighbours must not overlap by the last digit.
+        "dur": round(max(0.0, stop - start), 3),
         "pid": process,
         "tid": thread,
         "cat": event.direction,

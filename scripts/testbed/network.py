@@ -10,8 +10,10 @@ bind to one interface, and still each pair's bytes take the pair's link.
 A direction of a link is shaped where it is sent from, by a token bucket:
 
 - frames of 9,000 bytes, so that headers take 0.7 % of the rate, where 1,500 take 4.4 %;
-- bursts of 2 ms: timers on a busy machine are late by a millisecond now and then, and what the bucket cannot hold is
-  lost; but after a pause these 2 ms travel at once, so more would make short messages too fast;
+- a bucket of 8 ms: timers on a busy machine are late by milliseconds now and then, and what the bucket cannot hold is
+  lost;
+- a peak of 1.03 times the rate beyond the first millisecond: after a pause the full bucket would let a short message
+  through at once, and so it gains 3 % at most, and that millisecond;
 - a queue of 20 ms, and segments joined up to 18,000 bytes only, not 65,536: two of these wait in the queue at any
   time, which at 50 Mbit/s was 20 ms;
 - cubic, on the route, whatever the machine prefers: a namespace may not choose it for itself.
@@ -36,7 +38,9 @@ from testbed.topology import Link, Topology, address
 PREFIX = "testbed"
 MTU = 9000
 _JOINED = 2 * MTU
-_BURST_SECONDS = 0.002
+_BURST_SECONDS = 0.008
+_PEAK = 1.03
+_PEAK_SECONDS = 0.001
 _QUEUE_SECONDS = 0.020
 _CARRIER_SECONDS = 10.0
 _NAME = re.compile(rf"(?P<tag>{PREFIX}-\d+-\d+-[0-9a-f]+)-\w+")
@@ -128,9 +132,12 @@ class Network:
 
 def token_bucket(bandwidth: float) -> str:
     """The arguments of `tc qdisc add` for `bandwidth` bytes/s."""
-    burst = max(2 * (MTU + 14), round(bandwidth * _BURST_SECONDS))
-    limit = max(20 * MTU, round(bandwidth * _QUEUE_SECONDS))
-    return f"tbf rate {round(bandwidth * 8)}bit burst {burst} limit {limit}"
+    frames = 2 * (MTU + 14)  # with the Ethernet header; one frame must fit, and two keep the sender busy
+    burst = max(frames, round(bandwidth * _BURST_SECONDS))
+    at_once = max(frames, round(bandwidth * _PEAK_SECONDS))
+    queue = max(20 * MTU, round(bandwidth * _QUEUE_SECONDS))
+    rate, peak = round(bandwidth * 8), round(bandwidth * 8 * _PEAK)
+    return f"tbf rate {rate}bit burst {burst} peakrate {peak}bit mtu {at_once} limit {queue}"
 
 
 def obstacle() -> str | None:
