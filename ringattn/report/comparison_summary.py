@@ -90,5 +90,5 @@ def _predictions(comparison: Comparison) -> str:
         return "Nothing was predicted: no cluster was described."
     worst, name = max(off, key=lambda pair: abs(pair[0]))
     middle = median(abs(error) for error, _ in off)
-    side = "long" if worst > 0 else "short"
-    return f"Predictions were off by {percent(middle)} in the median; the worst, {name}, was {percent(abs(worst))} too {side}."
+    worst_words = f"{percent(abs(worst))} too {'long' if worst > 0 else 'short'}"
+    return f"Predictions were off by {percent(middle)} in the median; the worst, {name}, was {worst_words}."
