@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
@@ -44,7 +45,9 @@ def results_table(comparison: Comparison) -> str:
     }
     rows = []
     for result in sorted(comparison.results, key=lambda result: result.skipped is not None):
-        name = f'<th scope="row">{escape(result.schedule)}</th>'
+        # A long name may break after its marks, and nowhere else.
+        breakable = re.sub("([,:=])", r"\1<wbr>", escape(result.schedule))
+        name = f'<th scope="row">{breakable}</th>'
         if result.skipped:
             width = len(DIRECTIONS) * len(_PASS_COLUMNS) + len(_WHOLE_COLUMNS)
             reason = f'<td colspan="{width}" class="skipped"><span>skipped: {escape(result.skipped)}</span></td>'
@@ -121,8 +124,10 @@ def _cell(cell: Cell) -> str:
 
 
 def _head() -> str:
-    groups = "".join(f'<th scope="colgroup" colspan="{len(_PASS_COLUMNS)}">{name}</th>' for name in DIRECTIONS)
-    whole = f'<th scope="colgroup" colspan="{len(_WHOLE_COLUMNS)}">both</th>'
+    groups = "".join(
+        f'<th scope="colgroup" colspan="{len(_PASS_COLUMNS)}"><span>{name}</span></th>' for name in DIRECTIONS
+    )
+    whole = f'<th scope="colgroup" colspan="{len(_WHOLE_COLUMNS)}"><span>both</span></th>'
     columns = [("schedule", "its name"), *_PASS_COLUMNS * len(DIRECTIONS), *_WHOLE_COLUMNS]
     heads = "".join(
         f'<th scope="col"><button type="button" title="{escape(meaning)}">{escape(words)}</button></th>'

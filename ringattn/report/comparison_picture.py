@@ -17,7 +17,7 @@ _INK, _FAINT, _GRID = "#1b1f24", "#57606a", "#d9dee3"
 _MEASURED, _PREDICTED = "#4a7fb5", "#b3480a"
 _KINDS = {
     "compute": "#0072b2",
-    "merge": "#56b4e9",
+    "merge": "#d55e00",
     "post": "#7d8590",
     "send": "#e69f00",
     "receive": "#009e73",
@@ -98,12 +98,15 @@ def _bars(axes: Axes, ran: list[Result], direction: str, *, legend: bool) -> Non
         axes.annotate(words, (end, place), (8, 0), textcoords="offset points", va="center", fontsize=9, color=_INK)
     axes.set_yticks(list(places), labels=[result.schedule for result in ran], fontsize=10)
     axes.set_ylim(len(ran) - 0.4, -0.6)
-    axes.set_xlim(0, 1.25 * max(ends))
+    axes.set_xlim(0, 1.32 * max(ends))
     axes.set_xlabel("ms (predicted over measured, less 1)", fontsize=9, color=_FAINT)
     axes.grid(axis="x", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     if legend:
-        axes.figure.legend(loc="upper right", fontsize=9, frameon=False, ncols=4)
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda n: not labels[n].startswith("measured"))
+        shown = [handles[n] for n in order], [labels[n] for n in order]
+        axes.figure.legend(*shown, loc="upper right", fontsize=9, frameon=False, ncols=4)
 
 
 def _sources(run: Pass) -> list[tuple[str, tuple[RankTimeline, ...]]]:

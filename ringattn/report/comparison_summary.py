@@ -62,6 +62,11 @@ def percent(fraction: float, *, sign: bool = False) -> str:
     return f"{shown:+.1f}%" if abs(shown) < 10 else f"{shown:+.0f}%"
 
 
+def _share(fraction: float) -> str:
+    """Small ones with a decimal, without a sign."""
+    return percent(fraction, sign=True).lstrip("+")
+
+
 def _fastest(comparison: Comparison, direction: str) -> str | None:
     ordered = sorted(
         (result.passes[direction].seconds, result.schedule)
@@ -75,7 +80,7 @@ def _fastest(comparison: Comparison, direction: str) -> str | None:
     line = f"Fastest {direction}: {best.schedule}, {milliseconds(run.seconds)}"
     if len(ordered) > 1:
         seconds, name = ordered[1]
-        line += f"; the next, {name}, takes {percent(seconds / run.seconds - 1, sign=True)}"
+        line += f"; the next, {name}, takes {_share(seconds / run.seconds - 1)} longer"
     return f"{line}. It reaches {percent(run.achieved)} of its {run.bound_by} bound."
 
 
@@ -90,5 +95,5 @@ def _predictions(comparison: Comparison) -> str:
         return "Nothing was predicted: no cluster was described."
     worst, name = max(off, key=lambda pair: abs(pair[0]))
     middle = median(abs(error) for error, _ in off)
-    worst_words = f"{percent(abs(worst))} too {'long' if worst > 0 else 'short'}"
-    return f"Predictions were off by {percent(middle)} in the median; the worst, {name}, was {worst_words}."
+    worst_words = f"{_share(abs(worst))} too {'long' if worst > 0 else 'short'}"
+    return f"Predictions were off by {_share(middle)} in the median; the worst, {name}, was {worst_words}."

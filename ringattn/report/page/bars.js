@@ -30,7 +30,7 @@ function drawBars(direction, choose) {
 function bar(result, direction, place, decimals, choose) {
   const run = result.passes[direction];
   const words = barWords(run);
-  const name = element("button.name", { type: "button", "data-index": result.index, "data-direction": direction }, result.schedule);
+  const name = element("button.name", { type: "button", "data-index": result.index, "data-direction": direction }, ...breakable(result.schedule));
   name.addEventListener("click", () => choose(result.index, direction));
   const track = element("div.track", { role: "img", "aria-label": `${result.schedule} ${direction}: ${words.join(", ")}` });
   const add = (kind, left, right) => {

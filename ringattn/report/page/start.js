@@ -36,6 +36,9 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+/* A name that may break after its marks, and nowhere else. */
+const breakable = (name) => name.split(/(?<=[,:=])/).flatMap((part, n) => (n ? [document.createElement("wbr"), part] : [part]));
+
 /* Ticks at 1, 2 or 5 times a power of ten, about `count` of them. */
 function ticks(low, high, count) {
   const rough = (high - low) / Math.max(1, count);
