@@ -17,7 +17,7 @@ from testbed.flows import measure
 from testbed.network import clean, obstacle, watch
 from testbed.topology import Kind, Topology, parse_kind, parse_rate
 
-_TAIL_LINES = 20
+_TAIL_LINES = 60  # torchrun says 40 of its own after the reason
 
 
 class Stopped(BaseException):

@@ -182,7 +182,7 @@ def start_time(pid: int) -> int | None:
 
 def clean() -> list[str]:
     """Remove the test beds whose process is gone; returns their tags. Those of live processes stay."""
-    tags = {found["tag"] for name in _namespaces() if (found := _NAME.fullmatch(name))}
+    tags = {found["tag"] for name in namespaces() if (found := _NAME.fullmatch(name))}
     dead = {tag for tag in tags if not owner_is_alive(tag)}
     for tag in dead:
         remove(tag)
@@ -208,7 +208,7 @@ def watch(tag: str) -> None:
 
 def remove(tag: str) -> None:
     """Kill what runs in the namespaces of a tag, then remove them. None there is no mistake."""
-    mine = [name for name in _namespaces() if name.startswith(f"{tag}-")]
+    mine = [name for name in namespaces() if name.startswith(f"{tag}-")]
     kill_within(mine)
     for name in mine:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True)
@@ -235,7 +235,8 @@ def pids_within(name: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def _namespaces() -> list[str]:
+def namespaces() -> list[str]:
+    """The names of all namespaces that test beds made, whoever's."""
     folder = Path("/var/run/netns")
     return sorted(path.name for path in folder.iterdir() if path.name.startswith(PREFIX)) if folder.is_dir() else []
 
