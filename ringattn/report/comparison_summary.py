@@ -59,7 +59,7 @@ def percent(fraction: float, *, sign: bool = False) -> str:
     shown = 100 * fraction
     if not sign:
         return f"{shown:.0f}%"
-    return f"{shown:+.1f}%" if abs(shown) < 10 else f"{shown:+.0f}%"
+    return f"{shown:+.1f}%" if round(abs(shown), 1) < 10 else f"{shown:+.0f}%"
 
 
 def _share(fraction: float) -> str:

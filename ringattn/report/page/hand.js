@@ -87,7 +87,8 @@ class Hand {
     let nearest = 4;
     for (const n of lane.numbers) {
       if (lane.events.row[n] !== row) continue;
-      const { left, right } = timeline.spot(lane.source, lane.rank, n);
+      const left = timeline.x(lane.events.start[n]);
+      const right = timeline.x(lane.events.start[n] + lane.events.length[n]);
       const away = x < left ? left - x : x > right ? x - right : 0;
       if (away < nearest || (away === 0 && nearest === 0)) [best, nearest] = [{ lane, n }, away];
     }

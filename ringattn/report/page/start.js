@@ -18,7 +18,7 @@ function digits(value, decimals = decimalsOf(value)) {
 }
 
 const milliseconds = (seconds) => `${digits(seconds * 1e3)} ms`;
-const percent = (fraction) => `${fraction > 0 ? "+" : ""}${(100 * fraction).toFixed(Math.abs(fraction) < 0.1 ? 1 : 0)}%`;
+const percent = (fraction) => `${fraction > 0 ? "+" : ""}${(100 * fraction).toFixed(Math.abs(fraction) < 0.0995 ? 1 : 0)}%`;
 
 function mebibytes(bytes) {
   const shown = bytes / 2 ** 20;

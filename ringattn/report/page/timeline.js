@@ -205,7 +205,7 @@ class Timeline {
       const y = lane.y + row * height;
       const tall = Math.max(1, height - (lane.rows > 1 ? 0.7 : 0));
       pen.globalAlpha = predicted ? 0.55 : 1;
-      pen.fillStyle = kind === "wait" ? this.hatch : this.colors[kind];
+      pen.fillStyle = kind === "wait" && wide > 3 ? this.hatch : this.colors[kind];
       pen.fillRect(left, y, wide, tall);
       pen.globalAlpha = 1;
       if ((kind === "wait" || predicted) && wide > 3 && tall > 4) {
