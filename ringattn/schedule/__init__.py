@@ -16,6 +16,7 @@ from types import MappingProxyType
 from ringattn.schedule.allgather import allgather
 from ringattn.schedule.grid import grid
 from ringattn.schedule.ring import biring, doublering, multiring, ring
+from ringattn.schedule.route import make_route
 from ringattn.schedule.tile import tile
 from ringattn.schedule.tokenring import tokenring
 from ringattn.schedule.ulysses import ulysses, usp
@@ -23,9 +24,37 @@ from ringattn.schedule.value import Schedule, Shape
 from ringattn.sequence.layout import suggest
 
 
-def _grid(shape: Shape, *, heads: int = 1, queries: int = 1, keys: int = 1) -> Schedule:
-    """Any point of the grid: head groups x query groups x key groups, which multiply to the number of ranks."""
-    return grid(shape, heads=heads, queries=queries, keys=keys)
+def _grid(
+    shape: Shape,
+    *,
+    heads: int = 1,
+    queries: int = 1,
+    keys: int = 1,
+    query_route: str = "one",
+    key_route: str = "one",
+    inner: int | None = None,
+    home: str = "straight",
+    overlap: str = "yes",
+) -> Schedule:
+    """Any point of the grid: head groups x query groups x key groups, which multiply to the number of ranks.
+
+    query_route, key_route: `one` way round, `both` ways, `direct`, or `levels`, with rings of `inner` neighbours inside.
+    home: gradients of keys go `straight` home, or `along` their ring. overlap: compute while inputs arrive, `yes` or
+    `no`.
+    """
+    for name, word, words in (("home", home, ("straight", "along")), ("overlap", overlap, ("yes", "no"))):
+        if word not in words:
+            raise ValueError(f"grid: {name} must be one of {', '.join(words)}, got {word!r}{suggest(word, words)}")
+    return grid(
+        shape,
+        heads=heads,
+        queries=queries,
+        keys=keys,
+        query_route=make_route(query_route, inner),
+        key_route=make_route(key_route, inner),
+        sum_on_the_way=home == "along",
+        overlap=overlap == "yes",
+    )
 
 
 _BUILDERS: MappingProxyType[str, Callable[..., Schedule]] = MappingProxyType(
@@ -58,18 +87,26 @@ def about(name: str) -> tuple[str, tuple[str, ...]]:
     return line, tuple(key for key in inspect.signature(builder).parameters if key != "shape")
 
 
-def parse(spec: str) -> tuple[str, dict[str, int]]:
-    """The name and the numbers of a schedule: `grid:heads=2,queries=4,keys=1`. ValueError where one is unknown."""
+def parse(spec: str) -> tuple[str, dict[str, int | str]]:
+    """The name and the numbers (or words) of a schedule: `grid:heads=2,queries=4,keys=1,key_route=both`.
+
+    Raises:
+        ValueError: one of them is unknown, or not a number where one is needed.
+    """
     name, _, numbers = spec.partition(":")
     if name not in _BUILDERS:
         raise ValueError(f"unknown schedule {name!r}{suggest(name, schedules())}; there are {', '.join(schedules())}")
-    known = [key for key in inspect.signature(_BUILDERS[name]).parameters if key != "shape"]
-    options: dict[str, int] = {}
+    parameters = inspect.signature(_BUILDERS[name]).parameters
+    known = [key for key in parameters if key != "shape"]
+    options: dict[str, int | str] = {}
     for part in filter(None, numbers.split(",")):
         key, _, value = part.partition("=")
         if key not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ValueError(f"schedule {name!r} has no number called {key!r}{suggest(key, known)}; {takes}")
+        if parameters[key].annotation == "str":
+            options[key] = value
+            continue
         if not value.isdigit():
             raise ValueError(f"schedule {name!r}: {key} must be a whole number, got {value!r}")
         options[key] = int(value)

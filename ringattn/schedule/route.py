@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from ringattn.sequence.layout import suggest
+
 
 class Hop(NamedTuple):
     """From rank `source` to rank `target`, setting out in `step` and there when step `due` ends."""
@@ -130,6 +132,19 @@ class ManyRings:
         order = disjoint_rings(len(members))[lane]
         around = [members[place] for place in order]
         return [_walk(around, order.index(source), len(members) - 1, direction=1)]
+
+
+def make_route(name: str, inner: int | None = None) -> Route:
+    """The route called `one`, `both`, `direct` or `levels`; that one needs `inner`. ValueError for any other."""
+    if name == "levels":
+        if inner is None:
+            raise ValueError("route 'levels' needs inner=, the number of neighbours in an inner ring")
+        return TwoLevels(inner)
+    simple: dict[str, Route] = {"one": OneWay(), "both": BothWays(), "direct": Direct()}
+    if name not in simple:
+        known = [*simple, "levels"]
+        raise ValueError(f"unknown route {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+    return simple[name]
 
 
 @lru_cache(maxsize=64)
