@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def read(path: Path) -> Comparison:
 
 def setup_line(setup: Setup) -> str:
     """The first line, without its end."""
-    return _line({"comparison": "ringattn", "version": VERSION, **asdict(setup)})
+    return _line({"comparison": "ringattn", "version": VERSION, **_fields(setup)})
 
 
 def result_line(result: Result, *, timelines: bool = True) -> str:
@@ -68,12 +68,12 @@ def result_fields(result: Result, *, timelines: bool = True) -> dict[str, Any]:
     if not timelines:
         bare = {name: replace(run, timeline=(), predicted_timeline=()) for name, run in result.passes.items()}
         result = replace(result, **bare)  # type: ignore[arg-type]
-    whole = {field.name: getattr(result, field.name) for field in fields(result)}
+    whole = _fields(result)
     for name, run in result.passes.items():
-        whole[name] = {field.name: getattr(run, field.name) for field in fields(run)} | {
-            "timeline": [asdict(rank) for rank in run.timeline],
-            "predicted_timeline": [asdict(rank) for rank in run.predicted_timeline],
-            "links": [asdict(link) for link in run.links],
+        whole[name] = _fields(run) | {
+            "timeline": list(map(_fields, run.timeline)),
+            "predicted_timeline": list(map(_fields, run.predicted_timeline)),
+            "links": list(map(_fields, run.links)),
         }
     return plain(whole)
 
@@ -101,6 +101,11 @@ def _pass_from(found: Mapping[str, Any]) -> Pass:
             RankTimeline(rank["rank"], tuple(Event(*event) for event in rank["events"])) for rank in whole[name]
         )
     return Pass(**whole)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Those of a dataclass, by name, without copies: timelines are long."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _line(value: object) -> str:
