@@ -124,7 +124,7 @@ class Testbed:
 
         One torchrun a host starts `ranks_per_host` ranks of `ringattn VERB ...`, `python FILE ...` or
         `python -m MODULE ...`, and rank r is on host r // ranks_per_host. `plain` starts the command as it is, once a
-        host, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+        host, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set. What else runs on the hosts is ended with it.
 
         Raises:
             ValueError: no command, one that torchrun cannot start, more than one plain rank on a host.
@@ -156,6 +156,9 @@ class Testbed:
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline and any(process.poll() is None for process in running):
             time.sleep(0.02)
+        # These by themselves as well: one that has only just been started may not be in its namespace yet.
+        for process in running:
+            process.kill()
         kill_within([self.network.namespace(host) for host in self.topology.hosts])
         for process in running:
             process.wait()

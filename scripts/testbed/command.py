@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ class Stopped(BaseException):
     """A signal asked for an end; `number` says which."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(signal.Signals(number).name)
         self.number = number
 
 
@@ -118,17 +119,22 @@ def _run(options: argparse.Namespace, command: Sequence[str]) -> int:
     if reason := obstacle():
         raise RuntimeError(reason)
     with Testbed(topology) as bed:
-        outcome = bed.run(
-            command,
-            ranks_per_host=options.ranks_per_host,
-            plain=options.plain,
-            logs=options.logs,
-            timeout=options.timeout,
-        )
+        logs = options.logs or Path(tempfile.mkdtemp(prefix="testbed-"))
+        try:
+            outcome = bed.run(
+                command,
+                ranks_per_host=options.ranks_per_host,
+                plain=options.plain,
+                logs=logs,
+                timeout=options.timeout,
+            )
+        except Stopped as stop:
+            print(f"testbed: stopped by {stop}; what the hosts printed is in {logs}", file=sys.stderr)
+            raise
     if outcome.code:
         _explain(outcome, options.timeout)
     elif options.logs is None:
-        shutil.rmtree(outcome.logs)
+        shutil.rmtree(logs)
     return outcome.code
 
 

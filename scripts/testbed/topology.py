@@ -164,9 +164,9 @@ class Topology:
     def describe(self) -> dict[str, Any]:
         """The cluster as plain data, for whoever predicts times on it. Bandwidths are nominal.
 
-        hosts: name, address, group. links: name, ends, `there` and `back` in bytes/s (from the first end to the second,
-        and from the second to the first, each by itself), and the hosts that share it. routes: for each ordered pair of
-        hosts the links that its bytes cross, in order, each with the direction that they take.
+        hosts: name, address, group. links: name, ends, bytes/s `forward` (from the first end to the second) and
+        `backward`, each by itself, and the hosts that share it. routes: for each ordered pair of hosts the links that
+        its bytes cross, in order, each with the direction that they take.
         """
         names = {frozenset(link.ends): link for link in self.links}
         routes = []
@@ -178,7 +178,7 @@ class Topology:
                 steps = []
                 for here, there in itertools.pairwise(path):
                     link = names[frozenset((here, there))]
-                    steps.append({"link": link.name, "direction": "there" if link.ends[0] == here else "back"})
+                    steps.append({"link": link.name, "direction": "forward" if link.ends[0] == here else "backward"})
                 routes.append({"from": source, "to": target, "links": steps})
         return {
             "topology": self.kind.value,
@@ -192,8 +192,8 @@ class Topology:
                 {
                     "name": link.name,
                     "ends": list(link.ends),
-                    "there": link.bandwidth,
-                    "back": link.bandwidth,
+                    "forward": link.bandwidth,
+                    "backward": link.bandwidth,
                     "shared_by": list(link.shared_by),
                 }
                 for link in self.links
