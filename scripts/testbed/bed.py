@@ -120,7 +120,8 @@ class Testbed:
         timeout: float | None = None,
         show: bool = True,
     ) -> Outcome:
-        """Run a command on all hosts to its end. With `show` host 0 prints here; all else goes to files in `logs`.
+        """Run a command on all hosts to its end. With `show` host 0 prints here; all else goes to files in `logs`, by
+        default a temporary folder, which stays.
 
         One torchrun a host starts `ranks_per_host` ranks of `ringattn VERB ...`, `python FILE ...` or
         `python -m MODULE ...`, and rank r is on host r // ranks_per_host. `plain` starts the command as it is, once a
