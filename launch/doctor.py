@@ -1,4 +1,4 @@
-"""`ringattn doctor`: what works on this machine, one line each."""
+"""`ringattn doctor`: what works on this machine, one line each. With --links: how fast it is."""
 
 from __future__ import annotations
 
@@ -23,10 +23,20 @@ OPTIONAL = {
 def run(arguments: Sequence[str]) -> int:
     """Print the findings; exit code 1 where training cannot work."""
     if {"-h", "--help"} & set(arguments):
-        print("usage: ringattn doctor\n\nShow what works on this machine: cores, memory, torch, kernels, packages.")
+        from ringattn.launch.probe.command import HELP
+
+        print("usage: ringattn doctor\n\nShow what works on this machine: cores, memory, torch, kernels, packages.\n")
+        print(HELP, end="")
         return 0
+    if "--links" in arguments:
+        from ringattn.launch.probe.command import run as measure
+
+        return measure(arguments)
     if arguments:
-        raise ValueError(f"`ringattn doctor` takes no arguments, got {arguments[0]!r}: leave it out.")
+        raise ValueError(
+            f"`ringattn doctor` takes no arguments, or --links and its own, got {arguments[0]!r}: leave it out, or see "
+            "`ringattn doctor --help`."
+        )
     findings = [*machine(), *torch_findings(), *packages()]
     width = max(len(name) for name, _, _ in findings)
     for name, works, what in findings:

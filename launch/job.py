@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from ringattn.launch.device import choose_device, worker_threads
 from ringattn.launch.run_folder import CONFIG_FILE
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -155,26 +156,6 @@ def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folde
         if step == config.trainer.steps:
             raise
         logger.error("%s Training goes on.", error)
-
-
-def choose_device(wanted: str) -> torch.device:
-    """This rank's device: its own GPU where there are GPUs, else the CPU."""
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    number, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
-    if local >= number:
-        raise ValueError(
-            f"each process needs a GPU of its own, but process {local} of this machine finds {number}: set "
-            f"launcher.processes={max(1, number)}, or launcher.device=cpu."
-        )
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
-
-
-def worker_threads(wanted: int | None) -> int:
-    """Threads of one worker: the cores of this machine shared evenly, one at least."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def check_same_configuration(digest: str, expected: str) -> None:

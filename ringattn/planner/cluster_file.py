@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ringattn.planner.cluster import Cluster, Kernel, Link, Rate
+from ringattn.planner.cluster import Accelerator, Cluster, Link, Rate
 from ringattn.planner.cluster_description import AGAINST, build
 from ringattn.planner.units import BANDWIDTH, FLOPS, SIZE, TIME
 from ringattn.sequence.layout import suggest
@@ -100,20 +101,38 @@ def describe(cluster: Cluster) -> dict[str, Any]:
                 f"a cluster file numbers ranks host by host: rank {rank} must be {host}/gpu{index}, got {place!r}"
             )
         counts[host] += 1
-    accelerator, overhead = cluster.accelerator, cluster.overhead
     return {
         "name": cluster.name,
         "hosts": [{"name": host, "accelerators": number} for host, number in counts.items()],
-        "accelerator": {
-            "name": accelerator.name,
-            "memory": SIZE.write(accelerator.memory),
-            "memory_bandwidth": BANDWIDTH.write(accelerator.memory_bandwidth),
-            "matmul": {dtype: FLOPS.write(rate) for dtype, rate in accelerator.matmul.items()},
-            "attention": {dtype: _describe_kernel(kernel) for dtype, kernel in accelerator.attention.items()},
-        },
+        "accelerator": describe_accelerator(cluster.accelerator),
         "links": [_describe_link(link) for link in cluster.links],
-        "overhead": {name: TIME.write(getattr(overhead, name)) for name in ("step", "message", "rendezvous")},
+        "overhead": {name: TIME.write(value) for name, value in asdict(cluster.overhead).items()},
         "sources": dict(cluster.sources),
+    }
+
+
+def describe_accelerator(accelerator: Accelerator, *, digits: int = 15) -> dict[str, Any]:
+    """The description of an accelerator, its figures in so many digits."""
+
+    def rates(found: tuple[Rate, ...]) -> str | list[dict[str, Any]]:
+        if [rate.edge for rate in found] == [1]:
+            return FLOPS.write(found[0].flops, digits=digits)
+        return [{"edge": rate.edge, "rate": FLOPS.write(rate.flops, digits=digits)} for rate in found]
+
+    return {
+        "name": accelerator.name,
+        "memory": SIZE.write(accelerator.memory, digits=digits),
+        "memory_bandwidth": BANDWIDTH.write(accelerator.memory_bandwidth, digits=digits),
+        "matmul": {dtype: FLOPS.write(rate, digits=digits) for dtype, rate in accelerator.matmul.items()},
+        "attention": {
+            dtype: {
+                "forward": rates(kernel.forward),
+                "backward": rates(kernel.backward),
+                "causal": float(f"{kernel.causal:.{digits}g}"),
+                "launch": TIME.write(kernel.launch, digits=digits),
+            }
+            for dtype, kernel in accelerator.attention.items()
+        },
     }
 
 
@@ -130,21 +149,6 @@ def _describe_link(link: Link) -> dict[str, Any]:
     elif link.backward != link.forward:
         found["back"] = BANDWIDTH.write(link.backward)
     return found
-
-
-def _describe_kernel(kernel: Kernel) -> dict[str, Any]:
-    return {
-        "forward": _describe_rates(kernel.forward),
-        "backward": _describe_rates(kernel.backward),
-        "causal": kernel.causal,
-        "launch": TIME.write(kernel.launch),
-    }
-
-
-def _describe_rates(rates: tuple[Rate, ...]) -> str | list[dict[str, Any]]:
-    if [rate.edge for rate in rates] == [1]:
-        return FLOPS.write(rates[0].flops)
-    return [{"edge": rate.edge, "rate": FLOPS.write(rate.flops)} for rate in rates]
 
 
 class _Dumper(yaml.SafeDumper):
