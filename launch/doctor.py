@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         return measure(arguments)
     if arguments:
         raise ValueError(
-            f"`ringattn doctor` takes no arguments, or --links and its own, got {arguments[0]!r}: leave it out, or see "
+            f"`ringattn doctor` takes no arguments, got {arguments[0]!r}: leave it out; --links alone takes some, see "
             "`ringattn doctor --help`."
         )
     findings = [*machine(), *torch_findings(), *packages()]

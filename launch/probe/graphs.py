@@ -195,7 +195,7 @@ def _shared_ports(measured: Sequence[Measured], rates: Mapping[Flow, float], ran
 
 def _medium(measured: Sequence[Measured], rates: Mapping[Flow, float], ranks: Ranks) -> Links:
     """Every transfer crosses the link from `sent` to `received`."""
-    shared = statistics.median(m.rate for m in measured if m.scenario.kind in ("shift", "fan-out", "fan-in"))
+    shared = total(measured, "shift")
     one = statistics.median(rates.values())
     return [
         _link("gpu", "sent", one, one_way=True),
