@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -178,6 +179,21 @@ def test_a_written_description_keeps_its_words(tmp_path):
     plain = described([{"between": ["gpu", "switch"], "bandwidth": "450 GB/s"}])
     write_cluster(plain, tmp_path / "plain.yaml")
     assert yaml.safe_load((tmp_path / "plain.yaml").read_text()) == plain
+
+
+def test_the_example_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text(encoding="utf-8")
+    found = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    cluster = build(found)
+    assert cluster.world == 8
+    assert [cluster.lanes[lane].name for lane in cluster.way(0, 4).lanes] == [
+        "node0/gpu0 > node0/pcie",
+        "node0/pcie > node0/nic",
+        "node0/nic > switch",
+        "switch > node1/nic",
+        "node1/nic > node1/pcie",
+        "node1/pcie > node1/gpu0",
+    ]
 
 
 def with_link(**more):
