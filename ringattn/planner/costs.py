@@ -100,8 +100,8 @@ class Costs:
         # A diagonal passes through the blocks that are seen in part. One call computes all that their queries see
         # (`ringattn.kernels.bands`), and it is slower as a whole.
         cut = ((shown > 0) & (shown < whole * (1 - 1e-9))).any(axis=1)
-        edge = min(rows[shown.any(axis=1)].sum(), columns[shown.any(axis=0)].sum())
-        scores = shown.sum() + shown[cut].sum() * (1 / self.kernel.causal - 1)
+        edge = float(min(rows[shown.any(axis=1)].sum(), columns[shown.any(axis=0)].sum()))
+        scores = float(shown.sum() + shown[cut].sum() * (1 / self.kernel.causal - 1))
         flops = (BACKWARD_FLOPS if self.backward else FORWARD_FLOPS) * scores * tensors.head_dim
         flops *= tensors.batch * (stop - start)
         compute = self.kernel.launch + flops / self.kernel.flops(edge, backward=self.backward)

@@ -20,6 +20,7 @@ from ringattn.sequence.mask import Mask
 
 TOKENS = 50
 FREE = float("inf")
+FULL = Mask(causal=False)
 
 
 def parcel(source, target, *, chunk=None, side=Side.KEY, due=0):
@@ -41,9 +42,9 @@ def accelerator(*, launch=0.0, memory_bandwidth=FREE):
     )
 
 
-def cluster(*links, world=2, overhead=Overhead(), chip=None):
+def cluster(*links, world=2, overhead=None, chip=None):
     ranks = tuple(f"gpu{rank}" for rank in range(world))
-    return Cluster("test", ranks, ranks, chip or accelerator(), links, overhead)
+    return Cluster("test", ranks, ranks, chip or accelerator(), links, overhead or Overhead())
 
 
 def play(steps, made, *, backward=False, record=True):
@@ -52,7 +53,7 @@ def play(steps, made, *, backward=False, record=True):
     schedule = Schedule("test", world, 1, ((0, 1),), tuple(Step(tuple(tasks), tuple(moves)) for tasks, moves in steps))
     chunks = tuple(range(rank * TOKENS, (rank + 1) * TOKENS) for rank in range(world))
     layout = Layout("test", world * TOKENS, world, chunks)
-    workload = Workload(layout, layout, Mask(causal=False), Tensors(1, 1, 1, 1, item_bytes=1, sum_bytes=1), "int8")
+    workload = Workload(layout, layout, FULL, Tensors(1, 1, 1, 1, item_bytes=1, sum_bytes=1), "int8")
     return simulate(costs_of(schedule, workload, made.accelerator, backward=backward), made, record=record)
 
 
@@ -241,7 +242,7 @@ def test_loads_and_the_bound_of_the_wires():
     assert play([([task(0)], ())], made).wire_bound(made) == (0.0, None)
 
 
-def named(spec, *, world=4, mask=Mask(causal=False), layout="contiguous", backward=False, made=None):
+def named(spec, *, world=4, mask=FULL, layout="contiguous", backward=False, made=None):
     """A named schedule with 100 tokens a rank, so two chunks of the size above."""
     cut = make_layout(layout, world * 2 * TOKENS, world)
     workload = Workload(cut, cut, mask, Tensors(1, 2, 2, 1, item_bytes=1, sum_bytes=1), "int8")
