@@ -27,7 +27,8 @@ from ringattn.runtime.call import (
     sink_gradient,
 )
 from ringattn.runtime.collect import gather_rows
-from ringattn.runtime.executor import Counter, Executor
+from ringattn.runtime.counter import Counter
+from ringattn.runtime.executor import Executor
 from ringattn.runtime.groups import make_groups
 from ringattn.runtime.kept import Keeping, Kept, keep, replay
 from ringattn.runtime.plan import Plan, Problem
@@ -99,6 +100,21 @@ class SequenceParallel:
         self.rank, self.world, self.transport = transport.rank, transport.world, transport
         self._configure(schedule, layout, backward, kernel, timeout=1.0, agreement="first")
         return self
+
+    def under(
+        self, schedule: str | Schedule, layout: str | Layout | None = None, *, backward: str | Schedule | None = None
+    ) -> SequenceParallel:
+        """The same ranks over the same process groups with another schedule. Not collective: no connection is made.
+
+        layout: this object's, unless given. Counters, buffers and plans are apart. Of two objects that share their
+        groups one runs at a time.
+        """
+        other = SequenceParallel.__new__(SequenceParallel)
+        other._groups = self._groups
+        other.rank, other.world, other.transport = self.rank, self.world, self.transport
+        cut = self._layout if layout is None else layout
+        other._configure(schedule, cut, backward, self.kernel, self.timeout, self.agreement)
+        return other
 
     def _configure(
         self,
@@ -264,8 +280,10 @@ class SequenceParallel:
 
     @contextmanager
     def record(self) -> Iterator[Timeline]:
-        """Record a timeline of all attention inside the `with`."""
-        timeline = self._timeline = Timeline(self.rank)
+        """Record a timeline of all attention inside the `with`. On a GPU each event waits for the device to reach it,
+        so that a recorded pass takes somewhat longer than others."""
+        on_gpu = self._groups is not None and self._groups.device.type == "cuda"
+        timeline = self._timeline = Timeline(self.rank, _catch_up if on_gpu else None)
         try:
             yield timeline
         finally:
@@ -497,6 +515,10 @@ class _Attention(torch.autograd.Function):
         grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
         grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
         return grad_query, grad_key, grad_value, grad_sinks, None, None, None
+
+
+def _catch_up() -> None:
+    torch.cuda.current_stream().synchronize()
 
 
 def _refusal(check: Any, *arguments: Any) -> ValueError | None:

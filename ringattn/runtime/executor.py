@@ -15,6 +15,7 @@ from torch import Tensor
 from ringattn.kernels.bands import Band
 from ringattn.kernels.kernel import Kernel, sum_dtype
 from ringattn.kernels.merge import merge_
+from ringattn.runtime.counter import Counter
 from ringattn.runtime.plan import HeadSlice, Plan, TaskPlan, Wire
 from ringattn.runtime.pool import BufferPool
 from ringattn.runtime.program import Item, Message
@@ -27,15 +28,6 @@ from ringattn.schedule.value import Kind, Side
 
 class CommunicationError(RuntimeError):
     """A peer is gone or stalls; the text names the step, the peer and what was expected of it."""
-
-
-class Counter:
-    """Bytes and messages that this rank has put on the wire."""
-
-    def __init__(self) -> None:
-        self.sent_bytes = 0
-        self.sent_messages = 0
-        self.received_bytes = 0
 
 
 class _Rows(NamedTuple):
@@ -83,6 +75,8 @@ class Executor:
         self._buffers: dict[Message, Tensor] = {}
         self._parcels: dict[Item, tuple[dict[str, Tensor], tuple[int, int]]] = {}
         self._pending: dict[Message, Pending] = {}
+        # When messages under way were posted, where a timeline is recorded.
+        self._posted: dict[Message, float] = {}
 
     @property
     def results(self) -> dict[str, Tensor]:
@@ -101,7 +95,7 @@ class Executor:
             self._post(index, late=False)
             yield
             for task in self.plan.tasks[index]:
-                start = self.timeline.now() if self.timeline else 0.0
+                start = self._now()
                 self._compute(task, index)
                 if self.timeline:
                     self.timeline.add("compute", self.direction, index, start)
@@ -109,7 +103,10 @@ class Executor:
             yield
             for message in step.arrivals:
                 self._wait(message, index, received=True)
+                start = self._now()
                 self._take_in(message)
+                if self.timeline and message.kind is Kind.PARTIAL:
+                    self.timeline.add("merge", self.direction, index, start)
             for message in step.departures:
                 self._wait(message, index, received=False)
             yield
@@ -117,8 +114,12 @@ class Executor:
                 if message.last == index:
                     self.pool.give_back(self._buffers.pop(message))
 
+    def _now(self) -> float:
+        return self.timeline.now() if self.timeline else 0.0
+
     def _post(self, index: int, *, late: bool) -> None:
         step = self.plan.program.steps[index]
+        start = self._now()
         receives = [m for m in step.receives if m.late is late and self.plan.wires[m].size]
         sends = [m for m in step.sends if m.late is late and self.plan.wires[m].size]
         for message in sends:
@@ -130,11 +131,11 @@ class Executor:
             return
         if self.transport is None:
             raise AssertionError("a world of one rank has no messages")
-        start = self.timeline.now() if self.timeline else 0.0
         for message in receives:
             self._buffers[message] = self.pool.take(self.plan.wires[message].size)
         to_receive = [Parcel(m.peer, self._buffers[m], m.due) for m in receives]
         to_send = [Parcel(m.peer, self._buffers[m.forwards or m], m.due) for m in sends]
+        posted = self._now()
         try:
             received, sent = self.transport.post(to_receive, to_send)
         except RuntimeError as error:
@@ -146,11 +147,12 @@ class Executor:
         self._pending.update(zip(receives, received))
         self._pending.update(zip(sends, sent))
         for message in sends:
-            self.counter.sent_bytes += self.plan.wires[message].size
+            self.counter.sent_to[message.peer] += self.plan.wires[message].size
             self.counter.sent_messages += 1
         for message in receives:
-            self.counter.received_bytes += self.plan.wires[message].size
+            self.counter.received_from[message.peer] += self.plan.wires[message].size
         if self.timeline:
+            self._posted.update(dict.fromkeys((*receives, *sends), posted))
             sent_bytes = sum(self.plan.wires[m].size for m in sends)
             self.timeline.add("post", self.direction, index, start, bytes=sent_bytes)
 
@@ -158,7 +160,7 @@ class Executor:
         pending = self._pending.pop(message, None)
         if pending is None:
             return
-        start = self.timeline.now() if self.timeline else 0.0
+        start = self._now()
         try:
             pending.wait(self.timeout)
         except RuntimeError as error:
@@ -172,14 +174,13 @@ class Executor:
                 f"see what rank {message.peer} printed, or raise timeout= if it is only slow. The transport: {error}"
             ) from error
         if self.timeline:
-            self.timeline.add(
-                "wait",
-                self.direction,
-                index,
-                start,
-                peer=message.peer,
-                bytes=self.plan.wires[message].size if received else 0,
+            stop, size = self.timeline.now(), self.plan.wires[message].size
+            spans = (
+                ("wait", index, start),
+                ("receive" if received else "send", message.step, self._posted.pop(message)),
             )
+            for kind, step, began in spans:
+                self.timeline.add(kind, self.direction, step, began, stop=stop, peer=message.peer, bytes=size)
 
     def _where(self, index: int) -> str:
         steps = len(self.plan.program.steps)

@@ -1,36 +1,34 @@
-"""What a rank did and when, recorded on request."""
+"""The recorder of what a rank does and when, on request."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class Event:
-    """kind: `compute`, `post`, `wait`, `pack` or `merge`. start, stop: seconds since the timeline began.
-
-    peer and bytes: of the messages waited for or posted; 0 bytes and None for computation.
-    """
-
-    kind: str
-    direction: str
-    step: int
-    start: float
-    stop: float
-    peer: int | None = None
-    bytes: int = 0
+from ringattn.planner.timeline import Event, RankTimeline
 
 
 @dataclass
 class Timeline:
-    """Events of one rank in the order in which they ended."""
+    """Events of one rank in the order in which they ended.
+
+    A `send` or `receive` lasts from the time at which it was posted until the rank saw it done, which it does when it
+    waits for it: a message may have been there for a while.
+
+    began: by `time.perf_counter`. Processes of one host share that clock on Linux.
+    synchronize: called before each look at the clock; for a device that runs behind the program that feeds it.
+    """
 
     rank: int
+    synchronize: Callable[[], None] | None = None
     events: list[Event] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
     def now(self) -> float:
+        """Seconds since the timeline began."""
+        if self.synchronize is not None:
+            self.synchronize()
         return time.perf_counter() - self.began
 
     def add(
@@ -40,11 +38,17 @@ class Timeline:
         step: int,
         start: float,
         *,
+        stop: float | None = None,
         peer: int | None = None,
         bytes: int = 0,
     ) -> None:
-        self.events.append(Event(kind, direction, step, start, self.now(), peer, bytes))
+        """An event that ends now, unless `stop` says when; the fields are those of `Event`."""
+        self.events.append(Event(kind, direction, step, start, self.now() if stop is None else stop, peer, bytes))
 
     def seconds(self, kind: str) -> float:
         """The time that events of `kind` took together."""
-        return sum(event.stop - event.start for event in self.events if event.kind == kind)
+        return self.whole().seconds(kind)
+
+    def whole(self) -> RankTimeline:
+        """What was recorded so far, as a value."""
+        return RankTimeline(self.rank, tuple(self.events))

@@ -39,15 +39,16 @@ def test_bytes_sent_and_held_are_those_promised(schedule, layout, mask):
     forward = promise(calls[0], backward=False)
     assert tuple(sp.counter.sent_bytes for sp in virtual.ranks) == forward.sent
     assert tuple(sp.pool().peak for sp in virtual.ranks) == forward.peak
+    assert sum(sp.counter.received_bytes for sp in virtual.ranks) == sum(forward.sent)
 
     for sp in virtual.ranks:
-        sp.counter.sent_bytes = 0
+        sp.counter.reset()
         sp.pool().reset_peak()
     torch.autograd.grad(parts, (query, key, value), [torch.ones_like(part) for part in parts])
     backward = promise(calls[0], backward=True)
     assert tuple(sp.counter.sent_bytes for sp in virtual.ranks) == backward.sent
     assert tuple(sp.pool().peak for sp in virtual.ranks) == backward.peak
-    assert sum(sp.counter.received_bytes for sp in virtual.ranks) == sum(forward.sent) + sum(backward.sent)
+    assert sum(sp.counter.received_bytes for sp in virtual.ranks) == sum(backward.sent)
 
 
 def test_a_step_s_messages_reuse_the_memory_of_the_steps_before():
