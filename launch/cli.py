@@ -14,6 +14,7 @@ from importlib import import_module
 # command: (module with `run(arguments) -> exit code`, one line of help)
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
+    "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),
     "doctor": ("ringattn.launch.doctor", "show what works on this machine"),
 }

@@ -16,7 +16,7 @@ LAYERS = (
     {"planner", "kernels"},
     {"runtime"},
     {"attention"},
-    {"virtual"},
+    {"virtual", "measure"},
     {"layers"},
     {"models"},
     {"training"},

@@ -1,0 +1,69 @@
+"""What a comparison was made on and with: hardware, versions, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import numpy
+import torch
+
+import ringattn
+
+
+def hardware(device: torch.device) -> dict[str, str]:
+    """Of this host; what joins ranks cannot be seen from here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = {"processor": processor(), "cores": str(cores)}
+    if device.type == "cuda":
+        names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        found["GPUs"] = ", ".join(f"{number} x {name}" for name, number in names.items())
+    else:
+        found["threads of a rank"] = str(torch.get_num_threads())
+    found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    found["interconnect"] = "not known"
+    return found
+
+
+def processor() -> str:
+    """Its model's name."""
+    listing = Path("/proc/cpuinfo")
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what the times depend on."""
+    found = {
+        "ringattn": ringattn.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    return found | ({"CUDA": torch.version.cuda} if torch.version.cuda else {})
+
+
+def commit() -> str:
+    """The checkout's commit, `+changes` behind it where files differ from it; `none` for an installed package."""
+    root = Path(str(ringattn.__file__)).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "none: installed"
+    name = _git(root, "describe", "--always", "--tags")
+    if not name:
+        return "unknown"
+    return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

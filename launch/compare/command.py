@@ -1,0 +1,57 @@
+"""`ringattn compare`: check the settings, start the ranks. Under torchrun: be one of them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+HELP = """\
+usage: ringattn compare [setting=value ...]
+
+Run communication schedules side by side on the same input: measured, predicted, and checked against fp64. With no
+arguments: all schedules over two ranks of this machine, within about a minute on two cores. Under torchrun it takes the
+ranks that are there, on several hosts too:
+
+  torchrun --nproc-per-node 4 -m ringattn compare length=8192 schedules=ring,tokenring,usp:heads=2
+
+It prints a table, and writes the same as JSON lines, a page, a picture and a trace into a folder: docs/compare.md.
+
+Settings, their defaults and meanings:
+{settings}
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code.
+
+    Raises:
+        ValueError: a mistake in the settings, before any rank has started.
+    """
+    from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read
+
+    if {"-h", "--help"} & set(arguments):
+        print(HELP.format(settings=help_text()), end="")
+        return 0
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        from ringattn.launch.compare.worker import take_part
+
+        return take_part(arguments, _joined_command(arguments))
+    config = read(arguments)
+    cluster_of(config)
+    folder = folder_of(config)
+    from ringattn.launch.workers import start
+
+    words = [word for word in arguments if not word.startswith("folder=")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks}"]
+    typed = f"ringattn compare {shlex.join(arguments)}".strip()
+    command += ["-m", "ringattn.launch.compare.worker", typed, *words, f"folder={folder}"]
+    return start(command, threads=config.launcher.threads, processes=config.ranks)
+
+
+def _joined_command(arguments: Sequence[str]) -> str:
+    """The command that started these ranks, as far as one of them can tell."""
+    each, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ["WORLD_SIZE"])
+    hosts = f"--nnodes {world // each} " if world > each else ""
+    return f"torchrun {hosts}--nproc-per-node {each} -m ringattn compare {shlex.join(arguments)}".strip()

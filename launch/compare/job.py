@@ -1,0 +1,218 @@
+"""A comparison on the ranks that there are: prepare, measure, put together, report."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from ringattn.launch.compare.about import commit, hardware, versions
+from ringattn.launch.compare.assemble import assemble
+from ringattn.launch.compare.input import Reference, make_shards
+from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
+from ringattn.launch.device import choose_device, worker_threads
+from ringattn.launch.failure import one_sentence
+from ringattn.launch.schedules import load
+
+from ringattn.attention import SequenceParallel
+from ringattn.measure import RankResult, Shards, measure
+from ringattn.planner.cluster import Cluster
+from ringattn.planner.predict import shape_of
+from ringattn.report.comparison import Comparison, Result, Setup
+from ringattn.report.comparison_report import write_report
+from ringattn.report.comparison_table import comparison_table
+from ringattn.schedule.value import Schedule
+
+T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """A mistake of the user's that every rank knows of."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A schedule that can be run: `sp` runs it, `schedules` are those of its `forward` and its `backward`."""
+
+    sp: SequenceParallel
+    schedules: dict[str, Schedule]
+
+
+def compare(config: CompareConfig, *, command: str) -> Comparison | None:
+    """Run, report and print; the comparison on rank 0, None elsewhere. Collective over torch's default group, a gloo
+    one with `config.ranks` ranks.
+
+    Raises:
+        Refused: on every rank, where the folder, the cluster, a device or the settings do not serve on one.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    folder, (cluster, about_cluster) = together(
+        # Files are rank 0's to read and write.
+        lambda: (folder_of(config), cluster_of(config)) if rank == 0 else (None, (None, ""))
+    )
+    device = together(lambda: choose_device(config.launcher.device))
+    if device.type == "cpu":
+        torch.set_num_threads(worker_threads(config.launcher.threads))
+    base = _make_ranks(config, device)
+    shards = make_shards(config, device, rank=rank, world=world)
+    candidates, skipped = _candidates(config, base, shards)
+    wanted = config.length <= ERROR_LENGTH if config.error is None else config.error
+    check = Reference(config, rank=rank, world=world).error if wanted and candidates else None
+    say = _Teller(rank, f"{len(candidates)} schedules over {world} ranks")
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    found = measure(
+        {name: candidate.sp for name, candidate in candidates.items()},
+        shards,
+        repeats=config.repeats,
+        warmup=config.warmup,
+        recorded=config.recorded,
+        check=check,
+        say=say,
+    )
+    gathered: list[tuple[str, dict[str, RankResult]]] | None = [("", {})] * world if rank == 0 else None
+    dist.gather_object((socket.gethostname(), found), gathered)
+    if gathered is None:
+        return None
+    assert folder is not None
+    hosts = tuple(host for host, _ in gathered)
+    results = _results(config, candidates, skipped, gathered, cluster)
+    comparison = Comparison(setup=_setup(config, hosts, cluster, device, command, started), results=results)
+    _report(comparison, folder, about_cluster)
+    return comparison
+
+
+def together(check: Callable[[], T]) -> T:
+    """What `check` returns; or Refused on every rank where it raises a ValueError on one. Collective."""
+    value, refusal = None, None
+    try:
+        value = check()
+    except ValueError as error:
+        refusal = one_sentence(error)
+    said: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, refusal)
+    refused = [(rank, words) for rank, words in enumerate(said) if words is not None]
+    if refused:
+        rank, words = refused[0]
+        raise Refused(words if rank == 0 else f"rank {rank}: {words}")
+    return value  # type: ignore[return-value]
+
+
+def _make_ranks(config: CompareConfig, device: torch.device) -> SequenceParallel:
+    """What all candidates share: the process groups."""
+    group = None
+    if device.type == "cuda":
+        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=config.timeout))
+    return together(
+        lambda: SequenceParallel(
+            group, "ring", config.layout, kernel=config.kernel, timeout=config.timeout, agreement="first"
+        )
+    )
+
+
+def _candidates(
+    config: CompareConfig, base: SequenceParallel, shards: Shards
+) -> tuple[dict[str, _Candidate], dict[str, str]]:
+    """The schedules that can be run, and why others cannot, by name; on every rank the same."""
+    found: dict[str, _Candidate] = {}
+    skipped: dict[str, str] = {}
+    for spec in config.named:
+        name = spec if config.backward == "same" else f"{spec}, backward {config.backward}"
+        try:
+            found[name] = together(lambda spec=spec: _candidate(spec, config, base, shards))  # type: ignore[misc]
+        except Refused as refusal:
+            skipped[name] = str(refusal)
+    return found, skipped
+
+
+def _candidate(spec: str, config: CompareConfig, base: SequenceParallel, shards: Shards) -> _Candidate:
+    shape = shape_of(config.workload(base.world))
+    forward, backward = (
+        load(name, shape) if ".py" in name else name
+        for name in (spec, spec if config.backward == "same" else config.backward)
+    )
+    # The layout of this length and mask: by its name the object would cut `balanced` without the mask.
+    layout = config.workload(base.world).query_layout
+    sp = base.under(forward, layout, backward=backward)
+    mask = config.mask
+    call = sp.call(
+        shards.query,
+        shards.key,
+        shards.value,
+        causal=mask.causal,
+        window=mask.window,
+        documents=mask.documents,
+        length=config.length,
+    )
+    schedules = {"forward": call.forward_plan.schedule, "backward": call.backward_plan.schedule}
+    return _Candidate(sp, schedules)
+
+
+def _results(
+    config: CompareConfig,
+    candidates: dict[str, _Candidate],
+    skipped: dict[str, str],
+    gathered: list[tuple[str, dict[str, RankResult]]],
+    cluster: Cluster | None,
+) -> tuple[Result, ...]:
+    """In the order in which schedules were named."""
+    hosts, workload = [host for host, _ in gathered], config.workload(len(gathered))
+    found = {name: Result(schedule=name, skipped=reason) for name, reason in skipped.items()}
+    for name, candidate in candidates.items():
+        ranks = [of_rank[name] for _, of_rank in gathered]
+        found[name] = assemble(name, candidate.schedules, ranks, hosts=hosts, workload=workload, cluster=cluster)
+    order = [spec if config.backward == "same" else f"{spec}, backward {config.backward}" for spec in config.named]
+    return tuple(found[name] for name in order)
+
+
+def _setup(
+    config: CompareConfig,
+    hosts: tuple[str, ...],
+    cluster: Cluster | None,
+    device: torch.device,
+    command: str,
+    started: str,
+) -> Setup:
+    return Setup(
+        ranks=len(hosts),
+        hosts=hosts,
+        length=config.length,
+        batch=config.batch,
+        query_heads=config.query_heads,
+        key_heads=config.key_heads,
+        head_dim=config.head_dim,
+        dtype=config.dtype,
+        mask=config.mask.describe(),
+        layout=config.layout,
+        repeats=config.repeats,
+        cluster=None if cluster is None else cluster.name,
+        hardware=hardware(device),
+        versions=versions(),
+        commit=commit(),
+        command=command,
+        started=started,
+    )
+
+
+def _report(comparison: Comparison, folder: Path, about_cluster: str) -> None:
+    files = write_report(comparison, folder)
+    print(comparison_table(comparison))
+    print(f"\n{about_cluster}\n" + "\n".join(f"wrote {path}" for path in files), flush=True)
+
+
+class _Teller:
+    """Tells of each round, on rank 0 alone."""
+
+    def __init__(self, rank: int, what: str) -> None:
+        self.rank = rank
+        self(what)
+
+    def __call__(self, line: str) -> None:
+        if self.rank == 0:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,230 @@
+"""The settings of `ringattn compare`: words of the command line into one checked value. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ringattn.planner.cluster import Cluster
+from ringattn.planner.cluster_file import cluster_names, read_cluster
+from ringattn.planner.costs import Workload, kernel_for
+from ringattn.schedule import parse, schedules
+from ringattn.schedule.traffic import Tensors
+from ringattn.sequence.layout import make_layout
+from ringattn.sequence.mask import Mask
+from ringattn.training.config import LauncherConfig
+from ringattn.training.typed import build, keys, suggest
+
+# Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
+ERROR_LENGTH = 8192
+
+# The cluster that `cluster=auto` takes, where it is described.
+OWN_CLUSTER = "this_machine"
+
+_ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+_SHORT_FORMS = {"ranks": "launcher.processes"}
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What to run, on what input, how often, and what to write."""
+
+    schedules: str = _setting("all", "names with commas between, or path/to/file.py:function of your own; or all")
+    backward: str = _setting("same", "the schedule of every backward; same: each schedule's own")
+    layout: str = _setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
+    length: int = _setting(2048, "tokens of the whole sequence")
+    batch: int = _setting(1, "sequences at a time")
+    query_heads: int = _setting(8, "query heads")
+    key_heads: int = _setting(2, "key and value heads, of which the query heads are a multiple")
+    head_dim: int = _setting(64, "numbers in a head")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = _setting("float32", "of query, key and value")
+    causal: bool = _setting(True, "whether a query sees no key behind its own position")
+    window: int | None = _setting(None, "how many keys a query sees at most, its own included")
+    documents: str | None = _setting(None, "cumulative lengths of packed documents: 0,500,2048")
+    kernel: str = _setting("auto", "of attention on one rank; see `ringattn doctor`")
+    repeats: int = _setting(5, "timed rounds; medians want 3 or more")
+    warmup: int = _setting(1, "rounds before them")
+    recorded: int = _setting(3, "rounds after them with timelines, of which the middle one is shown")
+    error: bool | None = _setting(None, f"errors against fp64; null: up to {ERROR_LENGTH:,} tokens")
+    seed: int = _setting(0, "of the input")
+    cluster: str | None = _setting("auto", f"for predictions: a name or a file; auto: {OWN_CLUSTER}; null: none")
+    nodes: int | None = _setting(None, "hosts of that cluster, instead of its file's number")
+    folder: str | None = _setting(None, "where to write; null: runs/compare-DATE-TIME")
+    timeout: float = _setting(300.0, "seconds after which a rank that does not answer is given up")
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+    @property
+    def ranks(self) -> int:
+        return self.launcher.processes
+
+    @property
+    def mask(self) -> Mask:
+        bounds = None if self.documents is None else tuple(int(word) for word in self.documents.split(","))
+        return Mask(self.causal, self.window, bounds)
+
+    @property
+    def named(self) -> list[str]:
+        """The schedules, one by one."""
+        return schedules() if self.schedules == "all" else split_schedules(self.schedules)
+
+    def workload(self, world: int) -> Workload:
+        """The attention call, as the planner counts it."""
+        item = _ITEM_BYTES[self.dtype]
+        layout = make_layout(self.layout, self.length, world, self.mask)
+        tensors = Tensors(self.batch, self.query_heads, self.key_heads, self.head_dim, item, max(4, item))
+        return Workload(layout, layout, self.mask, tensors, self.dtype)
+
+
+def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
+    """The configuration that `key=value` words make. world: the number of ranks where a launcher has started them.
+
+    Raises:
+        ValueError: an unknown key or value, with a suggestion; a rule that the values break.
+    """
+    known = [*keys(CompareConfig), *_SHORT_FORMS]
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(
+                f"a setting is written key=value, got {word!r}.{suggest(name, known)} See `ringattn compare --help`."
+            )
+        if name not in known:
+            raise ValueError(f"there is no setting {name}.{suggest(name, known)} See `ringattn compare --help`.")
+        *groups, last = _SHORT_FORMS.get(name, name).split(".")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = _value(name, text)
+    if world is not None:
+        given = found.setdefault("launcher", {}).setdefault("processes", world)
+        if given != world:
+            raise ValueError(f"ranks={given} is for starting them here, but {world} are started already: leave it out")
+    config = build(CompareConfig, found)
+    _check(config)
+    return config
+
+
+def _value(name: str, text: str) -> Any:
+    """As YAML reads it; lists with or without brackets stay text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {text!r} cannot be read: write numbers, words, true, false or null") from error
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return text if isinstance(value, dict) else value
+
+
+def split_schedules(words: str) -> list[str]:
+    """Names at commas; a number that follows a comma belongs to the name before it.
+
+    >>> split_schedules("ring,grid:heads=2,queries=1,usp")
+    ['ring', 'grid:heads=2,queries=1', 'usp']
+    """
+    found: list[str] = []
+    for word in filter(None, (part.strip() for part in words.split(","))):
+        if found and re.fullmatch(r"\w+=\w*", word) and ":" in found[-1]:
+            found[-1] += f",{word}"
+        else:
+            found.append(word)
+    return list(dict.fromkeys(found))
+
+
+def _check(config: CompareConfig) -> None:
+    """The rules that one setting's type cannot state."""
+    for name in ("length", "batch", "query_heads", "key_heads", "head_dim", "repeats", "warmup", "recorded", "timeout"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}: write for example {name}=1.")
+    if config.ranks < 2:
+        raise ValueError(
+            f"schedules are compared over two ranks or more, since one alone sends nothing, got {config.ranks}: write "
+            "ranks=2, or let torchrun start more."
+        )
+    if config.length < config.ranks:
+        raise ValueError(
+            f"each rank needs a token at least, got length={config.length} for {config.ranks} ranks: write for example "
+            f"length={1024 * config.ranks}."
+        )
+    if config.query_heads % config.key_heads:
+        raise ValueError(
+            "query heads share key heads evenly: query_heads must be a multiple of key_heads, got "
+            f"{config.query_heads} and {config.key_heads}: write for example key_heads={config.query_heads}."
+        )
+    make_layout(config.layout, 0, 1)
+    if config.documents is not None and not re.fullmatch(r"\d+(,\d+)*", config.documents):
+        raise ValueError(f"documents are whole numbers with commas between, got {config.documents!r}: write 0,500,1000")
+    config.mask.check(config.length, config.length)
+    if not config.named:
+        raise ValueError("there is no schedule to run: name some with schedules=ring,tokenring, or leave it out.")
+    for spec in config.named if config.backward == "same" else [*config.named, config.backward]:
+        if ".py" not in spec:
+            parse(spec.partition(":")[0])
+
+
+def folder_of(config: CompareConfig, *, now: float | None = None) -> Path:
+    """Where to write; not there yet.
+
+    Raises:
+        ValueError: it exists.
+    """
+    named = config.folder or f"runs/compare-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    folder = Path(named).expanduser().absolute()
+    if folder.exists():
+        raise ValueError(
+            f"a comparison writes into a folder of its own, but {folder} exists: choose another folder=..."
+        )
+    if not os.access(next(above for above in folder.parents if above.exists()), os.W_OK):
+        raise ValueError(f"the folder {folder} cannot be made: choose another folder=...")
+    return folder
+
+
+def cluster_of(config: CompareConfig) -> tuple[Cluster | None, str]:
+    """The cluster to predict for, if any, and in words which one, or why none.
+
+    Raises:
+        ValueError: one that was asked for is not there, has fewer ranks or no rate for the dtype.
+    """
+    if config.cluster is None:
+        return None, "nothing is predicted (cluster=null)"
+    name = OWN_CLUSTER if config.cluster == "auto" else config.cluster
+    try:
+        cluster = read_cluster(name, nodes=config.nodes)
+        if cluster.world < config.ranks:
+            raise ValueError(
+                f"cluster {cluster.name!r} has {cluster.world} ranks, but {config.ranks} are compared: describe more "
+                "hosts, or use fewer ranks"
+            )
+        kernel_for(cluster.accelerator, config.dtype)
+    except ValueError as error:
+        if config.cluster != "auto":
+            raise
+        reason = str(error) if OWN_CLUSTER in cluster_names() else f"no cluster {OWN_CLUSTER!r} is described"
+        return None, f"nothing is predicted: {reason}; `ringattn doctor --links` describes the ranks at hand"
+    return cluster.first(config.ranks), f"predicted for cluster {cluster.name}"
+
+
+def help_text() -> str:
+    """The settings with their meanings and defaults."""
+    rows = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun")]
+    for item in dataclasses.fields(CompareConfig):
+        if "meaning" in item.metadata:
+            rows.append((item.name, yaml.safe_dump(item.default).split("\n")[0], item.metadata["meaning"]))
+    launch = LauncherConfig()
+    rows.append(("launcher.device", launch.device, "auto, cpu or cuda"))
+    rows.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in rows)
