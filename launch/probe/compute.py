@@ -19,6 +19,7 @@ from ringattn.planner.cluster import Accelerator, Kernel, Rate
 from ringattn.planner.costs import BACKWARD_FLOPS, FORWARD_FLOPS
 
 HEADS, HEAD_DIM = 8, 64
+_TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,15 @@ def _kernel(wire: Wire, chosen: AttentionKernel, dtype: torch.dtype, edges: Sequ
             spent = timed(wire, call, seconds)
             # What a call takes whatever it computes is a number of its own.
             rates.append(Rate(edge, flops * edge**2 * HEAD_DIM * HEADS / max(spent - launch, spent / 2)))
-    # A diagonal costs more on short blocks; the longest is nearest to what long sequences come to.
+    # A diagonal costs more on short blocks; the longest is nearest to what long sequences come to. In turns, so that
+    # what else the machine does slows both down.
     edge = max(edges)
-    scores = edge * (edge + 1) / 2
-    spent = timed(wire, _calls(chosen, wire, dtype, edge, causal=True)[0], seconds) - launch
-    full = forward[-1].flops
-    causal = FORWARD_FLOPS * scores * HEAD_DIM * HEADS / spent / full
+    whole, cut = (_calls(chosen, wire, dtype, edge, causal=causal)[0] for causal in (False, True))
+    ratios = [
+        (timed(wire, whole, seconds / 2) - launch) / edge / (timed(wire, cut, seconds / 2) - launch) * (edge + 1) / 2
+        for _ in range(_TURNS)
+    ]
+    causal = statistics.median(ratios)
     return Kernel(forward=tuple(forward), backward=tuple(backward), causal=min(1.0, causal), launch=launch)
 
 

@@ -24,7 +24,7 @@ from ringattn.planner.cluster_links import Host
 Links = list[dict[str, Any]]
 
 # By so much each place in the list of shapes must explain the measurements better than one before it.
-_SIMPLER = 0.01
+_SIMPLER = 0.02
 
 # Rates that differ by less are measured once more, not different: one entry describes all of such links.
 _ALIKE = 1.2
@@ -72,7 +72,7 @@ def explain(measured: Sequence[Measured], ranks: Ranks, latency: float = 0.0) ->
     found = []
     for order, (shape, fit) in enumerate(_shapes(measured, ranks).items()):
         links = fit()
-        if not links or any(not math.isfinite(link["bandwidth"]) for link in links):
+        if not links or not all(math.isfinite(link["bandwidth"] + link.get("back", 0)) for link in links):
             continue
         for link in links:
             # What a message takes at its two ends; nothing was told apart of what lies between.
@@ -102,7 +102,7 @@ def _shapes(measured: Sequence[Measured], ranks: Ranks) -> dict[str, Callable[[]
     if ranks.world > 2:
         shapes["a port for each rank at one switch"] = lambda: _ports(measured, rates, ranks)
         shapes["a port for each rank, both directions sharing it"] = lambda: _shared_ports(measured, rates, ranks)
-        shapes["one medium that all share"] = lambda: _medium(measured, rates, ranks)
+    shapes["one medium that all share"] = lambda: _medium(measured, rates, ranks)
     groups = find_groups(pair_rates(measured), ranks.world)
     if groups:
         shapes["groups: a link for each pair inside, a shared uplink"] = lambda: _groups(measured, rates, ranks, groups)
@@ -194,12 +194,11 @@ def _shared_ports(measured: Sequence[Measured], rates: Mapping[Flow, float], ran
 
 
 def _medium(measured: Sequence[Measured], rates: Mapping[Flow, float], ranks: Ranks) -> Links:
-    """Every transfer crosses the link from `sent` to `received`."""
-    shared = total(measured, "shift")
+    """Every transfer crosses the link from `sent` to `received`; what all ranks carry at once is what it has."""
     one = statistics.median(rates.values())
     return [
         _link("gpu", "sent", one, one_way=True),
-        _link("sent", "received", shared, one_way=True),
+        _link("sent", "received", total(measured, "shift" if ranks.world > 2 else "both ways"), one_way=True),
         _link("received", "gpu", one, one_way=True),
     ]
 

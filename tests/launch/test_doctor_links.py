@@ -156,6 +156,14 @@ def test_two_ranks_whose_directions_share_a_link():
     assert found.links[0]["half_duplex"] and found.links[0]["bandwidth"] == pytest.approx(1000 * MB, rel=0.06)
 
 
+def test_two_ranks_that_gain_a_little_by_both_directions():
+    ranks = Ranks([Host("node0", 2)])
+    truth = [link("gpu", "sent", 1000 * MB, one_way=True), link("sent", "received", 1400 * MB, one_way=True)]
+    found = explain(timed([*truth, link("received", "gpu", 1000 * MB, one_way=True)], ranks, noise=0.03), ranks)[0]
+    assert found.shape == "one medium that all share"
+    assert by_ends(found)["sent - received"]["bandwidth"] == pytest.approx(1400 * MB, rel=0.06)
+
+
 def test_hosts_with_a_loopback_and_a_port_each():
     ranks = Ranks([Host("node0", 2), Host("node1", 2)])
     truth = []
@@ -193,7 +201,10 @@ def test_latency_is_that_of_the_two_ends():
         (["--links", "--ranks", "two"], "argument --ranks: invalid int value: 'two'"),
         (["--links", "--ranks", "1"], "links join two ranks or more, got --ranks 1"),
         (["--links", "--threads", "0"], "--threads is a number of at least 1, got 0"),
-        (["--links", "--out", "missing/x.yaml"], "in a folder that is there, got 'missing/x.yaml'"),
+        (
+            ["--links", "--out", "missing/x.yaml"],
+            "in a folder that is there and may be written to, got 'missing/x.yaml'",
+        ),
         (["--links", "x"], "unrecognized arguments: x"),
         (["--quick"], "`ringattn doctor` takes no arguments, got '--quick'"),
     ],
