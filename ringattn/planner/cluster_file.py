@@ -86,7 +86,7 @@ def write_cluster(cluster: Cluster | Mapping[str, Any], path: str | Path) -> Non
     """
     plain = describe(cluster) if isinstance(cluster, Cluster) else dict(cluster)
     build(plain)
-    text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=114)
     Path(path).write_text(text, encoding="utf-8")
 
 
