@@ -145,6 +145,8 @@ class Cluster:
             ValueError: no links lead from one to the other.
         """
         found = self._ways.get((source, target))
+        if found is None and self._hosts_alike:
+            found = self._like_another(source, target)
         if found is None:
             self._find_ways(source)
             found = self._ways.get((source, target))
@@ -179,10 +181,85 @@ class Cluster:
                 out.setdefault(there, [])
         return tuple(lanes), out
 
-    def _find_ways(self, source: int) -> None:
-        """Dijkstra's algorithm from one rank; of equal ways the one with fewer links, then the first described."""
+    @cached_property
+    def _hosts_alike(self) -> tuple[str, str] | None:
+        """Two hosts that stand for all: where every host has the same links inside, and the same ones to places that
+        belong to no host. None where hosts differ, or are too few to gain by it."""
+        links: dict[str, list[str]] = {}
+        for link in self.links:
+            ends = [place.partition("/") for place in (link.a, link.b)]
+            inside = {host for host, slash, _ in ends if slash}
+            if len(inside) != 1:
+                return None
+            kept = ["/" + rest if slash else host for host, slash, rest in ends]
+            links.setdefault(inside.pop(), []).append(repr((kept, *link[2:])))
+        hosts = [*links]
+        if len(hosts) < 3 or not set(self.hosts) <= set(hosts):
+            return None
+        first = sorted(links[hosts[0]])
+        return (hosts[0], hosts[1]) if all(sorted(found) == first for found in links.values()) else None
+
+    @cached_property
+    def _lane_between(self) -> dict[tuple[str, str], int]:
+        """The lane between two places that a link joins; the fastest where there are several."""
         lanes, out = self._graph
+        found: dict[tuple[str, str], int] = {}
+        for here, ways in out.items():
+            for there, lane, _ in ways:
+                known = found.get((here, there))
+                if known is None or lanes[lane].bandwidth > lanes[known].bandwidth:
+                    found[here, there] = lane
+        return found
+
+    @cached_property
+    def _places_on_way(self) -> dict[tuple[str, str], tuple[tuple[str, ...], float]]:
+        return {}
+
+    def _like_another(self, source: int, target: int) -> Way:
+        """The way that leads from one host to itself or to a second, moved to the hosts at hand."""
+        assert self._hosts_alike is not None
+        one, other = self._hosts_alike
+        here, start = self.ranks[source].split("/", 1)
+        there, stop = self.ranks[target].split("/", 1)
+        key = f"{one}/{start}", f"{one if here == there else other}/{stop}"
+        found = self._like_ways.get(key)
+        if found is None:
+            came = self._like_reach.get(key[0])
+            if came is None:
+                came = self._like_reach[key[0]] = self._reach(key[0])
+            steps, _, latency = _trace(came, *key)
+            found = self._like_ways[key] = (steps, latency)
+        hosts = {one: here, other: there}
+        places = [
+            f"{hosts[host]}/{rest}" if slash else host for host, slash, rest in (p.partition("/") for p in found[0])
+        ]
+        lanes = tuple(self._lane_between[pair] for pair in itertools.pairwise(places))
+        way = self._ways[source, target] = Way(lanes, found[1])
+        return way
+
+    @cached_property
+    def _like_reach(self) -> dict[str, dict[str, tuple[str, int, float]]]:
+        return {}
+
+    @cached_property
+    def _like_ways(self) -> dict[tuple[str, str], tuple[list[str], float]]:
+        return {}
+
+    def _find_ways(self, source: int) -> None:
+        """The ways from one rank to all others."""
         start = self.ranks[source]
+        came = self._reach(start)
+        for target, place in enumerate(self.ranks):
+            if target == source or place not in came:
+                continue
+            self._ways[source, target] = Way(*_trace(came, start, place)[1:])
+
+    def _reach(self, start: str) -> dict[str, tuple[str, int, float]]:
+        """For every place that can be reached from `start`: (the place before it, lane, latency).
+
+        Dijkstra's algorithm; of equal ways the one with fewer links, then the first described.
+        """
+        lanes, out = self._graph
         # Messages pass through switches and NICs, and through other accelerators only where these forward (a torus).
         best: dict[str, tuple[float, int]] = {start: (0.0, 0)}
         came: dict[str, tuple[str, int, float]] = {}
@@ -198,13 +275,17 @@ class Cluster:
                     best[there], came[there] = reached, (place, lane, latency)
                     order += 1
                     heapq.heappush(queue, (*reached, order, there))
-        for target, place in enumerate(self.ranks):
-            if target == source or place not in came:
-                continue
-            taken: list[int] = []
-            latency = 0.0
-            while place != start:
-                place, lane, part = came[place]
-                taken.append(lane)
-                latency += part
-            self._ways[source, target] = Way(tuple(reversed(taken)), latency)
+        return came
+
+
+def _trace(
+    came: Mapping[str, tuple[str, int, float]], start: str, stop: str
+) -> tuple[list[str], tuple[int, ...], float]:
+    """The places, the lanes and the latency of the way that `came` holds backwards."""
+    places, taken, latency = [stop], [], 0.0
+    while places[-1] != start:
+        before, lane, part = came[places[-1]]
+        places.append(before)
+        taken.append(lane)
+        latency += part
+    return places[::-1], tuple(reversed(taken)), latency

@@ -64,10 +64,12 @@ class _Tour:
     ends: tuple[tuple[int, float], ...]
     inner: int
 
-    def shift(self, places: NDArray[np.int64], offset: int, *, back: bool = False) -> NDArray[np.int64]:
-        """The places at `offset` from `places` (or those from which they are at it)."""
+    def shift(
+        self, places: NDArray[np.int64] | int, offset: NDArray[np.int64] | int, *, back: bool = False
+    ) -> NDArray[np.int64]:
+        """The places at `offset` from `places` (or those from which they are at it); either may be many."""
         size = len(self.arrival)
-        group, seat = divmod(offset, self.inner)
+        group, seat = np.divmod(offset, self.inner)
         groups, seats = np.divmod(places, self.inner)
         sign = -1 if back else 1
         outer = size // self.inner
@@ -113,9 +115,11 @@ class Estimator:
         areas = block_areas(self.workload.mask, layout, keys, samples=_SAMPLES)
         whole = np.outer([len(c) for c in layout.chunks], [len(c) for c in keys.chunks])
         partly = (areas > 0) & (areas < whole * (1 - 1e-9))
-        areas = np.where(partly, areas / self.kernel.causal, areas)
+        # A row of queries that a diagonal cuts is computed in one call with all that the same rank's keys show it.
         split = (self.world, layout.chunks_per_rank, self.world, keys.chunks_per_rank)
-        return areas.reshape(split).sum(axis=(1, 3))
+        cut = partly.reshape(split).any(axis=3)
+        rows = areas.reshape(split).sum(axis=3)
+        return np.where(cut, rows / self.kernel.causal, rows).sum(axis=1)
 
     def estimate(self, point: Point, *, backward: bool) -> Estimate:
         """The time of one pass at `point`."""
@@ -126,25 +130,30 @@ class Estimator:
         key = (point.heads, point.queries, point.keys, side, offset, tour.inner)
         found = self._loads.get(key)
         if found is None:
-            found = self._loads[key] = np.zeros(len(self.bandwidth))
             places = np.arange(len(tour.arrival), dtype=np.int64)
-            for source, target in zip(places, tour.shift(places, offset)):
-                for here, there in zip(_ranks(point, side, int(source)), _ranks(point, side, int(target))):
+            crossed: list[int] = []
+            for source, target in zip(places.tolist(), tour.shift(places, offset).tolist()):
+                for here, there in zip(_ranks(point, side, source), _ranks(point, side, target)):
                     if here != there:
-                        found[list(self.cluster.way(here, there).lanes)] += 1
+                        crossed += self.cluster.way(here, there).lanes
+            found = self._loads[key] = self._counted(crossed)
         return found
+
+    def _counted(self, crossed: list[int]) -> Floats:
+        return np.bincount(np.asarray(crossed, dtype=np.int64), minlength=len(self.bandwidth)).astype(np.float64)
 
     def cells_load(self, point: Point) -> Floats:
         """[lanes]: messages on each lane when every rank sends one to each other rank of its cell."""
         key = (point.heads, "cells")
         found = self._loads.get(key)
         if found is None:
-            found = self._loads[key] = np.zeros(len(self.bandwidth))
+            crossed: list[int] = []
             for first in range(0, self.world, point.heads):
                 for here in range(first, first + point.heads):
                     for there in range(first, first + point.heads):
                         if here != there:
-                            found[list(self.cluster.way(here, there).lanes)] += 1
+                            crossed += self.cluster.way(here, there).lanes
+            found = self._loads[key] = self._counted(crossed)
         return found
 
 
@@ -222,29 +231,32 @@ class _Pass:
         most = np.zeros(steps)
         for cell in chosen:
             x, y = divmod(int(cell), point.keys)
-            sources = np.asarray([self.query_tour.shift(np.asarray([y]), o, back=True)[0] for o in range(point.keys)])
-            owners = np.asarray([self.key_tour.shift(np.asarray([x]), o, back=True)[0] for o in range(point.queries)])
+            sources = self.query_tour.shift(y, np.arange(point.keys), back=True)
+            owners = self.key_tour.shift(x, np.arange(point.queries), back=True)
             block = scores[np.ix_(x * point.keys + sources, owners * point.keys + y)]
             most = np.maximum(most, np.bincount(when.ravel(), weights=block.ravel(), minlength=steps))
         flops = BACKWARD_FLOPS if self.backward else FORWARD_FLOPS
         flops *= tensors.head_dim * tensors.batch * (self.group[1] - self.group[0])
         rate = self.estimator.kernel.flops(self.rows, backward=self.backward)
-        calls = np.asarray([len(np.unique(np.argwhere(when == step)[:, 0])) > 0 for step in range(steps)])
-        seconds = most * flops / rate + calls * (most > 0) * self.estimator.kernel.launch
+        seconds = most * flops / rate + (most > 0) * self.estimator.kernel.launch
         return seconds + self.merging(when, most > 0)
 
     def merging(self, when: NDArray[np.int64], active: NDArray[np.bool_]) -> Floats:
         """[steps]: seconds that results are added to sums, here and at home."""
         passes = self.workload.merge_passes / self.cluster.accelerator.memory_bandwidth
         seconds = np.zeros(len(active))
+        # How many parcels of a side are computed with in each step.
+        involved = [
+            np.bincount(np.concatenate([np.unique(line) for line in lines]), minlength=len(active))
+            for lines in (when, when.T)
+        ]
         for step in range(len(active)):
-            touched = np.argwhere(when == step)
             # What gets home from another rank is added there once more.
-            size = len(np.unique(touched[:, 0])) * self.bytes(Kind.PARTIAL, Side.QUERY)
-            size *= 1 + (self.point.keys > 1 and step > self.offset or self.offset)
+            size = float(involved[0][step]) * self.bytes(Kind.PARTIAL, Side.QUERY)
+            size *= 1 + ((self.point.keys > 1 and step > self.offset) or self.offset)
             if self.backward:
-                keys = len(np.unique(touched[:, 1])) * self.bytes(Kind.PARTIAL, Side.KEY)
-                size += keys * (1 + (self.point.queries > 1 and step > self.offset or self.offset))
+                keys = float(involved[1][step]) * self.bytes(Kind.PARTIAL, Side.KEY)
+                size += keys * (1 + ((self.point.queries > 1 and step > self.offset) or self.offset))
             seconds[step] = size * passes * active[step]
         return seconds
 

@@ -1,0 +1,174 @@
+"""Find the best schedule for a call on a cluster: the whole grid, every route and layout, forward and backward apart.
+
+All points are estimated; the best of them, and every schedule that has a name, are then played in the event simulator,
+which decides. Past `_PLAYED_RANKS` ranks a play takes seconds, and the estimates decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ringattn.planner.cluster import Cluster
+from ringattn.planner.costs import Workload
+from ringattn.planner.estimate import Estimator
+from ringattn.planner.points import Point, points
+from ringattn.planner.predict import predict, shape_of
+from ringattn.schedule import schedules
+from ringattn.schedule.ring import nearest_divisor
+from ringattn.sequence.layout import make_layout
+
+_PLAYED_RANKS = 64
+
+# Points that are played besides the named ones: the estimate is within a tenth of the play for nearly all points.
+_PLAYED_POINTS = 8
+_NEAR = 1.4
+
+# Up to so many ranks also the schedules are played that the grid does not hold (multi-ring: many small messages).
+_ALL_NAMED_RANKS = 16
+
+# Past `_PLAYED_RANKS` ranks: at so many head x query x key groups all routes are tried.
+_ROUTED_POINTS = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One schedule in one direction. Times in seconds.
+
+    schedule: what `schedule=` takes. seconds: predicted. compute: of the slowest rank, with no communication. wire:
+    bytes over bandwidth of the busiest direction of a link, whose name is `lane` (None where nothing is sent).
+    played: by the event simulator; estimated otherwise.
+    """
+
+    schedule: str
+    layout: str
+    backward: bool
+    seconds: float
+    compute: float
+    wire: float
+    lane: str | None
+    played: bool
+
+    @property
+    def exposed(self) -> float:
+        """Communication that computation does not hide."""
+        return max(0.0, self.seconds - self.compute)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The candidates of one layout, the best first: for the forward and for the backward."""
+
+    layout: str
+    forward: tuple[Candidate, ...]
+    backward: tuple[Candidate, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of the best forward and the best backward together."""
+        return self.forward[0].seconds + self.backward[0].seconds
+
+
+def search(
+    cluster: Cluster,
+    workload: Workload,
+    layouts: Sequence[str] = ("zigzag",),
+    *,
+    only: Callable[[Point], bool] | None = None,
+    backward: bool = True,
+) -> list[Found]:
+    """What was found for each layout, the best layout first.
+
+    workload: with any layout; the others are made for the same lengths. only: of the points, those for which it is
+        true (say, those that fit in memory). backward: search for the backward too; else its candidates are those
+        of the forward.
+    """
+    found = []
+    for name in layouts:
+        laid = with_layout(workload, name)
+        estimator = Estimator(cluster, laid)
+        forward = _rank(estimator, name, only, backward=False)
+        found.append(Found(name, forward, _rank(estimator, name, only, backward=True) if backward else forward))
+    return sorted(found, key=lambda layout: layout.seconds)
+
+
+def with_layout(workload: Workload, name: str) -> Workload:
+    """The same call in another layout."""
+    queries, keys = workload.query_layout, workload.key_layout
+    if queries.name == name and keys.name == name:
+        return workload
+    return replace(
+        workload,
+        query_layout=make_layout(name, queries.length, queries.world, workload.mask),
+        key_layout=make_layout(name, keys.length, keys.world, workload.mask if keys.length == queries.length else None),
+    )
+
+
+def _rank(
+    estimator: Estimator, layout: str, only: Callable[[Point], bool] | None, *, backward: bool
+) -> tuple[Candidate, ...]:
+    cluster, workload = estimator.cluster, estimator.workload
+    estimated = _estimated(estimator, layout, only, backward=backward)
+    if estimator.world > _PLAYED_RANKS:
+        return tuple(estimated)
+    near = [c.schedule for c in estimated if c.seconds <= _NEAR * estimated[0].seconds]
+    chosen = near[:_PLAYED_POINTS] + [name for name in near[_PLAYED_POINTS:] if not name.startswith("grid")]
+    if only is None and estimator.world <= _ALL_NAMED_RANKS:
+        chosen += [name for name in named_defaults(estimator.world) if name not in chosen]
+    played = [_play(cluster, workload, layout, schedule, backward=backward) for schedule in chosen]
+    return tuple(sorted(played, key=_by_time))
+
+
+def _estimated(
+    estimator: Estimator, layout: str, only: Callable[[Point], bool] | None, *, backward: bool
+) -> list[Candidate]:
+    """All points by estimated time. Past `_PLAYED_RANKS` ranks, other routes are tried at the better points alone."""
+    hosts = len(set(estimator.cluster.hosts[: estimator.world]))
+    listed = [p for p in points(shape_of(estimator.workload), hosts=hosts) if only is None or only(p)]
+
+    def candidates(some: Iterable[Point]) -> list[tuple[Candidate, Point]]:
+        found = []
+        for point in some:
+            made = estimator.estimate(point, backward=backward)
+            lane, wire = made.lane, made.lane_seconds
+            candidate = Candidate(point.spec(), layout, backward, made.seconds, made.compute, wire, lane, played=False)
+            found.append((candidate, point))
+        return sorted(found, key=lambda pair: _by_time(pair[0]))
+
+    if estimator.world <= _PLAYED_RANKS:
+        return [candidate for candidate, _ in candidates(listed)]
+    plain = candidates(p for p in listed if p.query_route == p.key_route == "one")
+    better = {(p.heads, p.queries, p.keys) for _, p in plain[:_ROUTED_POINTS]}
+    routed = candidates(
+        p for p in listed if (p.heads, p.queries, p.keys) in better and not p.query_route == p.key_route == "one"
+    )
+    return sorted((candidate for candidate, _ in plain + routed), key=_by_time)
+
+
+def _by_time(candidate: Candidate) -> tuple[float, bool, int, str]:
+    """Of equals, the one with a name, then the one with the fewest words."""
+    schedule = candidate.schedule
+    return candidate.seconds, schedule.startswith("grid"), len(schedule), schedule
+
+
+def named_defaults(world: int) -> list[str]:
+    """The named schedules that are no points of the grid as they stand, or whose numbers are their own choice."""
+    inner = nearest_divisor(world, math.isqrt(world))
+    own = {"multiring": "multiring", "doublering": f"doublering:inner={inner}"}
+    return [own[name] for name in schedules() if name in own and world > 2]
+
+
+def _play(cluster: Cluster, workload: Workload, layout: str, schedule: str, *, backward: bool) -> Candidate:
+    made = predict(schedule, workload, cluster, backward=backward)
+    wire, lane = made.wire_bound(cluster)
+    return Candidate(
+        schedule,
+        layout,
+        backward,
+        made.seconds,
+        max(made.computed),
+        wire,
+        None if lane is None else cluster.lanes[lane].name,
+        played=True,
+    )
