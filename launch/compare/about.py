@@ -14,8 +14,8 @@ import torch
 import ringattn
 
 
-def hardware(device: torch.device) -> dict[str, str]:
-    """Of this host; what joins ranks cannot be seen from here."""
+def hardware(device: torch.device, *, load: float) -> dict[str, str]:
+    """Of this host; what joins ranks cannot be seen from here. load: the processes that ran before the measurement."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = {"processor": processor(), "cores": str(cores)}
     if device.type == "cuda":
@@ -23,6 +23,8 @@ def hardware(device: torch.device) -> dict[str, str]:
         found["GPUs"] = ", ".join(f"{number} x {name}" for name, number in names.items())
     else:
         found["threads of a rank"] = str(torch.get_num_threads())
+    # Of the minute before: what else ran here is in the times too.
+    found["load before"] = f"{load:.1f}"
     found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     found["interconnect"] = "not known"
     return found

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     from ringattn.launch.workers import start
 
     words = [word for word in arguments if not word.startswith("folder=")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks}"]
+    command = [sys.executable, "-m", "ringattn.launch.agent", "--standalone", f"--nproc-per-node={config.ranks}"]
     typed = f"ringattn compare {shlex.join(arguments)}".strip()
     command += ["-m", "ringattn.launch.compare.worker", typed, *words, f"folder={folder}"]
     return start(command, threads=config.launcher.threads, processes=config.ranks)

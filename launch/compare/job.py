@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +30,7 @@ from ringattn.planner.predict import shape_of
 from ringattn.report.comparison import Comparison, Result, Setup
 from ringattn.report.comparison_report import write_report
 from ringattn.report.comparison_table import comparison_table
+from ringattn.runtime.agreement import Disagreement
 from ringattn.schedule.value import Schedule
 
 T = TypeVar("T")
@@ -65,7 +68,8 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
     candidates, skipped = _candidates(config, base, shards)
     wanted = config.length <= ERROR_LENGTH if config.error is None else config.error
     check = Reference(config, rank=rank, world=world).error if wanted and candidates else None
-    say = _Teller(rank, f"{len(candidates)} schedules over {world} ranks")
+    say = _Teller(rank, f"{len(candidates)} of {len(config.named)} schedules over {world} ranks")
+    load = os.getloadavg()[0]
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     found = measure(
         {name: candidate.sp for name, candidate in candidates.items()},
@@ -83,7 +87,8 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
     assert folder is not None
     hosts = tuple(host for host, _ in gathered)
     results = _results(config, candidates, skipped, gathered, cluster)
-    comparison = Comparison(setup=_setup(config, hosts, cluster, device, command, started), results=results)
+    on = hardware(device, load=load)
+    comparison = Comparison(setup=_setup(config, hosts, cluster, on, command, started), results=results)
     _report(comparison, folder, about_cluster)
     return comparison
 
@@ -125,9 +130,14 @@ def _candidates(
     for spec in config.named:
         name = spec if config.backward == "same" else f"{spec}, backward {config.backward}"
         try:
-            found[name] = together(lambda spec=spec: _candidate(spec, config, base, shards))  # type: ignore[misc]
-        except Refused as refusal:
+            candidate = together(partial(_candidate, spec, config, base, shards))
+            if ".py" in name:
+                # A file of one's own need not say the same on every host.
+                base.agree({f"the {side}'s schedule": s.digest()[:12] for side, s in candidate.schedules.items()})
+        except (Refused, Disagreement) as refusal:
             skipped[name] = str(refusal)
+        else:
+            found[name] = candidate
     return found, skipped
 
 
@@ -175,7 +185,7 @@ def _setup(
     config: CompareConfig,
     hosts: tuple[str, ...],
     cluster: Cluster | None,
-    device: torch.device,
+    on: dict[str, str],
     command: str,
     started: str,
 ) -> Setup:
@@ -192,7 +202,7 @@ def _setup(
         layout=config.layout,
         repeats=config.repeats,
         cluster=None if cluster is None else cluster.name,
-        hardware=hardware(device),
+        hardware=on,
         versions=versions(),
         commit=commit(),
         command=command,
@@ -203,7 +213,11 @@ def _setup(
 def _report(comparison: Comparison, folder: Path, about_cluster: str) -> None:
     files = write_report(comparison, folder)
     print(comparison_table(comparison))
-    print(f"\n{about_cluster}\n" + "\n".join(f"wrote {path}" for path in files), flush=True)
+    print(f"\n{about_cluster}")
+    load, cores = (float(comparison.setup.hardware[name]) for name in ("load before", "cores"))
+    if load > cores:
+        print(f"the machine was busy before this began (load {load:.1f} on {cores:.0f} cores): times tell of that too")
+    print("\n".join(f"wrote {path}" for path in files), flush=True)
 
 
 class _Teller:

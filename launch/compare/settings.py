@@ -108,7 +108,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
         place = found
         for group in groups:
             place = place.setdefault(group, {})
-        place[last] = _value(name, text)
+        place[last] = _value(text)
     if world is not None:
         given = found.setdefault("launcher", {}).setdefault("processes", world)
         if given != world:
@@ -118,12 +118,12 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
     return config
 
 
-def _value(name: str, text: str) -> Any:
-    """As YAML reads it; lists with or without brackets stay text."""
+def _value(text: str) -> Any:
+    """As YAML reads it; lists with or without brackets, and what is no YAML, stay text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: {text!r} cannot be read: write numbers, words, true, false or null") from error
+    except yaml.YAMLError:
+        return text
     if isinstance(value, list):
         return ",".join(map(str, value))
     return text if isinstance(value, dict) else value

@@ -18,7 +18,9 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["compare", "--help"], ["doctor", "--help"]]
+)
 def test_help_imports_nothing_heavy_and_is_quick(words):
     seconds = []
     for _ in range(3):
