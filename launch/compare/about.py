@@ -4,14 +4,49 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 import torch
 
 import ringattn
+
+
+class Place(NamedTuple):
+    """Where a rank is. network: tells apart hosts of one name. clock: ranks with the same one share a clock."""
+
+    host: str
+    network: str
+    clock: str
+
+
+def place() -> Place:
+    """Of this process. A clock is that of a running kernel, whatever containers there are."""
+    network, boot = Path("/proc/self/ns/net"), Path("/proc/sys/kernel/random/boot_id")
+    host = socket.gethostname()
+    return Place(
+        host,
+        str(network.stat().st_ino) if network.exists() else "",
+        boot.read_text(encoding="utf-8").strip() if boot.exists() else host,
+    )
+
+
+def host_names(places: Sequence[Place]) -> tuple[str, ...]:
+    """The host of each rank: its name, with a number where there are several of that name."""
+    networks: dict[str, list[str]] = {}
+    for host, network, _ in places:
+        known = networks.setdefault(host, [])
+        if network not in known:
+            known.append(network)
+    return tuple(
+        host if len(networks[host]) == 1 else f"{host} ({networks[host].index(network) + 1})"
+        for host, network, _ in places
+    )
 
 
 def hardware(device: torch.device, *, load: float) -> dict[str, str]:

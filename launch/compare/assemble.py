@@ -22,11 +22,12 @@ def assemble(
     schedules: Mapping[str, Schedule],
     ranks: Sequence[RankResult],
     *,
-    hosts: Sequence[str],
+    clocks: Sequence[str],
     workload: Workload,
     cluster: Cluster | None,
 ) -> Result:
-    """One schedule's result. schedules: of the `forward` and the `backward`. ranks: what each found out.
+    """One schedule's result. schedules: of the `forward` and the `backward`. ranks: what each found out. clocks: ranks
+    with the same one share a clock.
 
     Raises:
         RuntimeError: a rank sent other bytes than the schedule promises.
@@ -39,7 +40,7 @@ def assemble(
         promise = promised(schedule, workload, backward=backward)
         if sent != promise:
             raise RuntimeError(f"{name}, {direction}: the ranks sent {sent} bytes, and the schedule promises {promise}")
-        passes[direction] = _pass(each, schedule, hosts, workload, cluster, backward=backward)
+        passes[direction] = _pass(each, schedule, clocks, workload, cluster, backward=backward)
     tensors = dict.fromkeys(tensor for rank in ranks for tensor in rank.error)
     return Result(
         schedule=name,
@@ -62,13 +63,13 @@ def promised(schedule: Schedule, workload: Workload, *, backward: bool) -> tuple
 def _pass(
     ranks: Sequence[RankPass],
     schedule: Schedule,
-    hosts: Sequence[str],
+    clocks: Sequence[str],
     workload: Workload,
     cluster: Cluster | None,
     *,
     backward: bool,
 ) -> Pass:
-    timeline = _middle(ranks, hosts)
+    timeline = _middle(ranks, clocks)
     numbers = range(len(ranks[0].recordings))
     links = () if cluster is None else _links(ranks, cluster)
     simulation = None if cluster is None else predict(schedule, workload, cluster, backward=backward, record=True)
@@ -89,23 +90,23 @@ def _pass(
     )
 
 
-def _middle(ranks: Sequence[RankPass], hosts: Sequence[str]) -> tuple[RankTimeline, ...]:
+def _middle(ranks: Sequence[RankPass], clocks: Sequence[str]) -> tuple[RankTimeline, ...]:
     """Of all recorded passes the one of the middle length, from one start of time."""
-    passes = [_aligned(ranks, hosts, number) for number in range(len(ranks[0].recordings))]
+    passes = [_aligned(ranks, clocks, number) for number in range(len(ranks[0].recordings))]
     passes.sort(key=lambda timelines: max((event.stop for rank in timelines for event in rank.events), default=0.0))
     return passes[(len(passes) - 1) // 2]
 
 
-def _aligned(ranks: Sequence[RankPass], hosts: Sequence[str], number: int) -> tuple[RankTimeline, ...]:
-    """One recorded pass. Ranks of a host share its clock; each host's first rank to leave the barrier is its zero, so
-    that hosts are apart by the time in which they leave it."""
+def _aligned(ranks: Sequence[RankPass], clocks: Sequence[str], number: int) -> tuple[RankTimeline, ...]:
+    """One recorded pass. Ranks of a host share its clock and begin where the first of them leaves the barrier; hosts
+    are apart by the time in which they leave it."""
     recordings = [rank.recordings[number] for rank in ranks]
     zero: dict[str, float] = {}
-    for host, recording in zip(hosts, recordings):
-        zero[host] = min(recording.began, zero.get(host, recording.began))
+    for clock, recording in zip(clocks, recordings):
+        zero[clock] = min(recording.began, zero.get(clock, recording.began))
     found = []
-    for host, recording in zip(hosts, recordings):
-        later = recording.began - zero[host]
+    for clock, recording in zip(clocks, recordings):
+        later = recording.began - zero[clock]
         events = recording.timeline.events
         moved = tuple(event._replace(start=event.start + later, stop=event.stop + later) for event in events)
         found.append(RankTimeline(recording.timeline.rank, moved))

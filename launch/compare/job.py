@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from ringattn.launch.compare.about import commit, hardware, versions
+from ringattn.launch.compare.about import Place, commit, hardware, host_names, place, versions
 from ringattn.launch.compare.assemble import assemble
 from ringattn.launch.compare.input import Reference, make_shards
 from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
@@ -34,6 +33,9 @@ from ringattn.runtime.agreement import Disagreement
 from ringattn.schedule.value import Schedule
 
 T = TypeVar("T")
+
+# Where a rank is, and what it found out.
+_FromRank = tuple[Place, dict[str, RankResult]]
 
 
 class Refused(ValueError):
@@ -80,12 +82,12 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
         check=check,
         say=say,
     )
-    gathered: list[tuple[str, dict[str, RankResult]]] | None = [("", {})] * world if rank == 0 else None
-    dist.gather_object((socket.gethostname(), found), gathered)
+    gathered: list[_FromRank] | None = [(place(), {})] * world if rank == 0 else None
+    dist.gather_object((place(), found), gathered)
     if gathered is None:
         return None
     assert folder is not None
-    hosts = tuple(host for host, _ in gathered)
+    hosts = host_names([where for where, _ in gathered])
     results = _results(config, candidates, skipped, gathered, cluster)
     on = hardware(device, load=load)
     comparison = Comparison(setup=_setup(config, hosts, cluster, on, command, started), results=results)
@@ -168,15 +170,15 @@ def _results(
     config: CompareConfig,
     candidates: dict[str, _Candidate],
     skipped: dict[str, str],
-    gathered: list[tuple[str, dict[str, RankResult]]],
+    gathered: list[_FromRank],
     cluster: Cluster | None,
 ) -> tuple[Result, ...]:
     """In the order in which schedules were named."""
-    hosts, workload = [host for host, _ in gathered], config.workload(len(gathered))
+    clocks, workload = [where.clock for where, _ in gathered], config.workload(len(gathered))
     found = {name: Result(schedule=name, skipped=reason) for name, reason in skipped.items()}
     for name, candidate in candidates.items():
         ranks = [of_rank[name] for _, of_rank in gathered]
-        found[name] = assemble(name, candidate.schedules, ranks, hosts=hosts, workload=workload, cluster=cluster)
+        found[name] = assemble(name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster)
     order = [spec if config.backward == "same" else f"{spec}, backward {config.backward}" for spec in config.named]
     return tuple(found[name] for name in order)
 

@@ -2,8 +2,12 @@
 
 import pytest
 from ringattn.launch.cli import main
+from ringattn.launch.compare.about import Place, host_names
+from ringattn.launch.compare.assemble import _aligned
 from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read, split_schedules
 
+from ringattn.measure import RankPass, Recording
+from ringattn.planner.timeline import Event, RankTimeline
 from ringattn.schedule import schedules
 from ringattn.sequence.mask import Mask
 
@@ -97,3 +101,20 @@ def test_the_help_tells_of_every_setting(capsys):
     assert help_text() in capsys.readouterr().out
     for name in ("ranks", "schedules", "documents", "cluster", "folder", "launcher.threads"):
         assert f"\n  {name} " in f"\n{help_text()}"
+
+
+def test_hosts_of_one_name_are_told_apart_by_their_networks():
+    here, there = Place("a", "1", "x"), Place("a", "2", "x")
+    assert host_names([here, here, there, Place("b", "1", "y")]) == ("a (1)", "a (1)", "a (2)", "b")
+
+
+def test_ranks_that_share_a_clock_are_aligned_by_it():
+    """Two ranks of one host begin 1 s apart; the third has a clock of its own, which begins at its own start."""
+
+    def rank(number, began):
+        event = Event("compute", "forward", 0, 0.0, 2.0)
+        return RankPass(recordings=[Recording(began, RankTimeline(number, (event,)))])
+
+    ranks = [rank(0, 11.0), rank(1, 10.0), rank(2, 500.0)]
+    found = _aligned(ranks, ["x", "x", "y"], 0)
+    assert [(t.events[0].start, t.events[0].stop) for t in found] == [(1.0, 3.0), (0.0, 2.0), (0.0, 2.0)]

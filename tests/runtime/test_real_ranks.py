@@ -234,6 +234,30 @@ def test_a_timeline_tells_what_happened_when():
         waits = [event for event in timeline.events if event.kind == "wait"]
         assert {event.peer for event in waits} == {0, 1, 2} - {rank}
         assert timeline.seconds("compute") > 0
+        # A message is under way from its post until it was waited for; what comes home is added then.
+        under_way = [event for event in timeline.events if event.kind in ("send", "receive")]
+        assert sorted(event.stop for event in under_way) == sorted(event.stop for event in waits)
+        assert all(event.bytes > 0 for event in under_way)
+        assert {event.direction for event in timeline.events if event.kind == "merge"} == {"forward", "backward"}
+
+
+def two_schedules_over_the_same_groups(rank):
+    sp = SequenceParallel(schedule="ring", timeout=30)
+    other = sp.under("tokenring", backward="ring")
+    query, key, value, _ = whole_problem()
+    whole = attention(query, key, value, dense_mask(LENGTH, LENGTH))
+    local = [sp.shard(x, 1) for x in (query, key, value)]
+    outs = [each.attention(*local, length=LENGTH) for each in (sp, other, sp)]
+    expected = sp.shard(whole, 1)
+    assert all((out - expected).abs().max() < 1e-10 for out in outs)
+    assert other._groups is sp._groups, "no connection of its own"
+    return dict(sp.counter.sent_to), dict(other.counter.sent_to)
+
+
+def test_schedules_share_process_groups_and_are_counted_apart():
+    ring, tokenring = zip(*run_ranks(3, two_schedules_over_the_same_groups, threads=True))
+    assert [list(sent) for sent in ring] == [[1], [2], [0]], "to the next rank alone"
+    assert all(len(sent) == 2 for sent in tokenring), "queries to the next, results to all"
 
 
 def a_schedule_of_one_s_own(rank):
