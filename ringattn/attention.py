@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
 from ringattn.kernels.kernel import Request, sum_dtype
+from ringattn.planner.choose import AUTO, choose, cluster_for
+from ringattn.planner.cluster import Cluster
 from ringattn.runtime.agreement import Terms, agree
 from ringattn.runtime.arguments import check_tensors, whole_numbers
 from ringattn.runtime.call import (
@@ -55,13 +57,16 @@ class SequenceParallel:
 
     group: a torch.distributed process group; the default group, or a single process where none is initialised,
         unless given. Collective: all ranks of the group make the object together.
-    schedule: a name from `ringattn.schedules()`, with numbers where it takes some (`usp:heads=2`), or a `Schedule`.
+    schedule: a name from `ringattn.schedules()`, with numbers where it takes some (`usp:heads=2`), a `Schedule`, or
+        `auto`: the planner's choice for each shape on `cluster`; `chosen` tells which.
     layout: `contiguous`, `zigzag`, `striped` or `balanced`, or a `Layout` made for one length.
-    backward: another schedule for the backward; that of the forward unless given.
+    backward: another schedule for the backward; that of the forward unless given (`auto` chooses for each by itself).
     kernel: `auto`, or the name of a kernel; `kernels()` shows which serve.
     timeout: seconds after which a peer that does not answer is an error.
     agreement: when the ranks check that they make the same call: `every` time, or the `first` time of each shape alone,
         which saves a round of 16 bytes a call and trusts the ranks to keep in step.
+    cluster: what `auto` plans for: a described cluster, its name or file (docs/clusters.md); one of such devices as the
+        ranks have, where one is shipped, unless given.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class SequenceParallel:
         kernel: str = "auto",
         timeout: float = 600.0,
         agreement: str = "every",
+        cluster: str | Cluster | None = None,
     ) -> None:
         self._groups = make_groups(group, timeout)
         self.rank = self._groups.rank if self._groups else 0
@@ -81,7 +87,7 @@ class SequenceParallel:
         self.transport: Transport | None = (
             ProcessGroupTransport(self._groups.upward, self._groups.downward) if self._groups else None
         )
-        self._configure(schedule, layout, backward, kernel, timeout, agreement)
+        self._configure(schedule, layout, backward, kernel, timeout, agreement, cluster)
 
     @classmethod
     def over(
@@ -92,13 +98,14 @@ class SequenceParallel:
         *,
         backward: str | Schedule | None = None,
         kernel: str = "auto",
+        cluster: str | Cluster | None = None,
     ) -> SequenceParallel:
         """One rank over a transport of one's own instead of a process group: no agreement between ranks is checked,
         and nothing is gathered. `ringattn.VirtualWorld` plays a whole world of them."""
         self = cls.__new__(cls)
         self._groups = None
         self.rank, self.world, self.transport = transport.rank, transport.world, transport
-        self._configure(schedule, layout, backward, kernel, timeout=1.0, agreement="first")
+        self._configure(schedule, layout, backward, kernel, 1.0, "first", cluster)
         return self
 
     def under(
@@ -113,7 +120,7 @@ class SequenceParallel:
         other._groups = self._groups
         other.rank, other.world, other.transport = self.rank, self.world, self.transport
         cut = self._layout if layout is None else layout
-        other._configure(schedule, cut, backward, self.kernel, self.timeout, self.agreement)
+        other._configure(schedule, cut, backward, self.kernel, self.timeout, self.agreement, self._cluster)
         return other
 
     def _configure(
@@ -124,13 +131,14 @@ class SequenceParallel:
         kernel: str,
         timeout: float,
         agreement: str,
+        cluster: str | Cluster | None,
     ) -> None:
         if agreement not in ("every", "first"):
             raise ValueError(f"agreement is 'every' or 'first', got {agreement!r}")
         if timeout <= 0:
             raise ValueError(f"timeout is a number of seconds above 0, got {timeout}")
         for spec in (schedule, backward):
-            if isinstance(spec, str):
+            if isinstance(spec, str) and spec != AUTO:
                 parse(spec)
         if isinstance(layout, str) and layout not in LAYOUTS:
             raise ValueError(f"unknown layout {layout!r}{suggest(layout, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
@@ -144,6 +152,8 @@ class SequenceParallel:
                 )
         if isinstance(layout, Layout) and layout.world != self.world:
             raise ValueError(f"the layout is for {layout.world} ranks, but the group has {self.world}")
+        self._cluster = cluster
+        self._planned: Cluster | None = None
         self.schedule = schedule
         self.backward = schedule if backward is None else backward
         self.kernel = kernel
@@ -307,6 +317,13 @@ class SequenceParallel:
         the same order with neither communication nor computation. For activation checkpointing."""
         return Keeping(self._keeping, kept, replaying=replaying)
 
+    def chosen(self) -> list[tuple[str, str, str]]:
+        """(the call in words, the schedule of its forward, that of its backward) for each shape so far."""
+        return [
+            (f"{call.problem.query_layout.length} tokens, {call.problem.mask.describe()}", *call.names)
+            for call in self._calls.values()
+        ]
+
     # Inside.
 
     def call(
@@ -414,8 +431,13 @@ class SequenceParallel:
     def _compile(self, problem: Problem, query: Tensor) -> Call:
         request = Request(query.device, query.dtype, query.shape[3], problem.softcap)
         kernel = choose_kernel(self.kernel, request)
-        forward, backward = (self._value(spec, problem) for spec in (self.schedule, self.backward))
+        specs = [
+            self._choose(problem, query, backward=bool(backward)) if spec == AUTO else spec
+            for backward, spec in enumerate((self.schedule, self.backward))
+        ]
+        forward, backward = (self._value(spec, problem) for spec in specs)
         call = Call(problem, forward, backward, kernel, self.rank, query.device)
+        call.names = (_name(specs[0]), _name(specs[1]))
         for value, plan, mine in (
             (self.schedule, "forward_plan", forward),
             (self.backward, "backward_plan", backward),
@@ -423,6 +445,25 @@ class SequenceParallel:
             if isinstance(value, Schedule) or self.world <= _VERIFIED_WORLD:
                 self._prove(mine, problem, backward=plan == "backward_plan")
         return call
+
+    def _choose(self, problem: Problem, query: Tensor, *, backward: bool) -> str:
+        """What `auto` stands for."""
+        if self._planned is None:
+            device = "cpu" if query.device.type == "cpu" else torch.cuda.get_device_name(query.device)
+            named = self._cluster
+            if isinstance(named, Cluster):
+                self._planned = named.first(self.world)
+            else:
+                self._planned = cluster_for(named, device, self.world)
+        return choose(
+            self._planned,
+            problem.query_layout.name if problem.query_layout.name in LAYOUTS else "zigzag",
+            (problem.query_layout.length, problem.key_layout.length),
+            problem.mask,
+            problem.tensors,
+            str(problem.dtype).removeprefix("torch."),
+            backward=backward,
+        )
 
     def _prove(self, schedule: Schedule, problem: Problem, *, backward: bool) -> None:
         factor = schedule.chunks_per_rank // problem.query_layout.chunks_per_rank
@@ -451,8 +492,8 @@ class SequenceParallel:
         if not call.terms:
             problem, sizes = call.problem, call.problem.tensors
             call.terms = {
-                "the schedule": _name(self.schedule),
-                "the backward's schedule": _name(self.backward),
+                "the schedule": call.names[0],
+                "the backward's schedule": call.names[1],
                 "the layout": f"{problem.query_layout.name} {_digits(problem.query_layout.chunks)}",
                 "the mask": f"{problem.mask.describe()} {_digits(problem.mask)}",
                 "the number of queries": str(problem.query_layout.length),

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ringattn.attention import SequenceParallel
+from ringattn.planner.cluster import Cluster
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -43,12 +44,15 @@ class VirtualWorld:
         *,
         backward: str | Schedule | None = None,
         kernel: str = "auto",
+        cluster: str | Cluster | None = None,
     ) -> None:
         if world < 1:
             raise ValueError(f"a world has at least 1 rank, got {world}")
         mailboxes = Mailboxes(world)
         self.ranks = [
-            SequenceParallel.over(VirtualTransport(rank, mailboxes), schedule, layout, backward=backward, kernel=kernel)
+            SequenceParallel.over(
+                VirtualTransport(rank, mailboxes), schedule, layout, backward=backward, kernel=kernel, cluster=cluster
+            )
             for rank in range(world)
         ]
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from described import call, switch
 
 import ringattn
 from ringattn import Mask, SequenceParallel
+from ringattn.planner.search import search
 from ringattn.schedule import make_schedule
 from ringattn.schedule.value import Shape
 from ringattn.sequence.layout import make_layout
@@ -106,7 +108,6 @@ def test_the_schedules_by_name():
     [
         ({"schedule": "rign"}, "unknown schedule 'rign' (did you mean 'ring'?)"),
         ({"backward": "tokenrin"}, "unknown schedule 'tokenrin' (did you mean 'tokenring'?)"),
-        ({"schedule": "auto"}, "unknown schedule 'auto'"),
         ({"layout": "zig-zag"}, "unknown layout 'zig-zag' (did you mean 'zigzag'?)"),
         ({"kernel": "naiv"}, "unknown kernel 'naiv' (did you mean 'naive'?)"),
         ({"timeout": 0.0}, "timeout is a number of seconds above 0, got 0.0"),
@@ -193,3 +194,20 @@ def test_the_layout_of_a_mask():
     mask = Mask(documents=(0, 3, 8))
     assert sp.layout(8, mask) == make_layout("balanced", 8, 1, mask)
     assert np.array_equal(sp.positions(8, mask=mask).numpy(), np.arange(8))
+
+
+def test_auto_is_what_the_search_finds_for_the_cluster():
+    cluster = switch(2, bandwidth=1e6)
+    world = ringattn.VirtualWorld(2, "auto", cluster=cluster)
+    query = torch.randn(1, 64, 8, 64)
+    world.attention(query, query, query)
+    best = search(cluster, call(2, 64, causal=True))[0]
+    chosen = ("64 tokens, causal", best.forward[0].schedule, best.backward[0].schedule)
+    assert [rank.chosen() for rank in world.ranks] == [[chosen], [chosen]]
+
+
+def test_auto_needs_a_cluster_of_as_many_ranks():
+    world = ringattn.VirtualWorld(4, "auto", cluster=switch(2))
+    query = torch.randn(1, 64, 8, 64)
+    with pytest.raises(ValueError, match="has 2 ranks, got 4"):
+        world.attention(query, query, query)

@@ -107,19 +107,17 @@ class Estimator:
         self.bandwidth = np.asarray([lane.bandwidth for lane in cluster.lanes])
         self.kernel = kernel_for(cluster.accelerator, workload.dtype)
         self._loads: dict[tuple[object, ...], Floats] = {}
-        self._scores = self._scores_by_rank()
+        self.areas, self.cut = self._areas_by_rank()
 
-    def _scores_by_rank(self) -> Floats:
-        """[query rank, key rank]: visible pairs, those on a diagonal counted by what they cost."""
+    def _areas_by_rank(self) -> tuple[Floats, NDArray[np.bool_]]:
+        """[query rank, key rank]: visible pairs, and whether a diagonal cuts the block."""
         layout, keys = self.workload.query_layout, self.workload.key_layout
         areas = block_areas(self.workload.mask, layout, keys, samples=_SAMPLES)
         whole = np.outer([len(c) for c in layout.chunks], [len(c) for c in keys.chunks])
         partly = (areas > 0) & (areas < whole * (1 - 1e-9))
-        # A row of queries that a diagonal cuts is computed in one call with all that the same rank's keys show it.
         split = (self.world, layout.chunks_per_rank, self.world, keys.chunks_per_rank)
-        cut = partly.reshape(split).any(axis=3)
-        rows = areas.reshape(split).sum(axis=3)
-        return np.where(cut, rows / self.kernel.causal, rows).sum(axis=1)
+        cut: NDArray[np.bool_] = np.asarray(partly.reshape(split).any(axis=(1, 3)))
+        return areas.reshape(split).sum(axis=(1, 3)), cut
 
     def estimate(self, point: Point, *, backward: bool) -> Estimate:
         """The time of one pass at `point`."""
@@ -186,14 +184,22 @@ class _Pass:
 
     def estimate(self) -> Estimate:
         busy = self.computing()
+        self.last_busy = len(busy) - 1
+        at_once, later = self.timed(busy, delay=0), self.timed(busy, delay=1)
+        # Results leave behind their step's tasks: with the next step's parcels where tasks take long, else beside
+        # those of their own step.
+        return at_once if at_once.wire > at_once.compute else later
+
+    def timed(self, busy: Floats, *, delay: int) -> Estimate:
+        """With results on their way `delay` steps after they are computed."""
         steps: defaultdict[int, Floats] = defaultdict(lambda: np.zeros(len(self.estimator.bandwidth)))
-        latency = self.messages(steps)
+        latency = self.messages(steps, delay)
         last = max([len(busy) - 1, *steps])
         overhead = self.cluster.overhead
         seconds = wire = compute = 0.0
         total = np.zeros(len(self.estimator.bandwidth))
         for step in range(last + 1):
-            working = busy[step] if step < len(busy) else 0.0
+            working = float(busy[step]) if step < len(busy) else 0.0
             moving = 0.0
             if step in steps:
                 total += steps[step]
@@ -261,11 +267,17 @@ class _Pass:
         return seconds
 
     def scores_by_cell(self) -> Floats:
-        """[cells, cells]: the visible pairs of what cells own, heads apart."""
+        """[cells, cells]: the visible pairs of what cells own, heads apart, each counted by what it costs: all that one
+        call computes is slower where a diagonal cuts it."""
         cells, heads = self.point.queries * self.point.keys, self.point.heads
-        return self.estimator._scores.reshape(cells, heads, cells, heads).sum(axis=(1, 3))
+        split = (cells, heads, cells, heads)
+        areas = self.estimator.areas.reshape(split).sum(axis=(1, 3))
+        cut: NDArray[np.bool_] = np.asarray(self.estimator.cut.reshape(split).any(axis=(1, 3)))
+        if self.point.overlap == "no":
+            cut[:] = cut.any()
+        return np.where(cut, areas / self.estimator.kernel.causal, areas)
 
-    def messages(self, steps: defaultdict[int, Floats]) -> float:
+    def messages(self, steps: defaultdict[int, Floats], delay: int) -> float:
         """Fills [lanes] bytes for each step; returns the longest latency of a way."""
         point, offset = self.point, self.offset
         latency = 0.0
@@ -281,18 +293,27 @@ class _Pass:
                     steps[step + offset] += size * share * weight * load
             if len(tour.arrival) > 1:
                 latency = max(latency, self.latency(0, self.estimator.world - 1))
-        self.results(steps, Side.QUERY, self.query_tour, self.key_tour, along=False)
+        self.results(steps, Side.QUERY, self.query_tour, self.key_tour, delay, along=False)
         if self.backward:
-            self.results(steps, Side.KEY, self.key_tour, self.query_tour, along=point.home == "along")
+            self.results(steps, Side.KEY, self.key_tour, self.query_tour, delay, along=point.home == "along")
         return latency
 
-    def results(self, steps: defaultdict[int, Floats], side: Side, tour: _Tour, other: _Tour, *, along: bool) -> None:
+    def results(
+        self,
+        steps: defaultdict[int, Floats],
+        side: Side,
+        tour: _Tour,
+        other: _Tour,
+        delay: int,
+        *,
+        along: bool,
+    ) -> None:
         point, size = self.point, self.bytes(Kind.PARTIAL, side)
         # A result is whole once the last parcel of the other side has met its own.
         ready = np.maximum(tour.arrival, other.arrival.max()) + 1 + self.offset
         if point.heads > 1:
             # Each rank of the own cell holds heads of the others' chunks.
-            steps[int(ready[0]) + 1] += size / point.heads * self.estimator.cells_load(point)
+            steps[self.leaves(int(ready[0]), delay)] += size / point.heads * self.estimator.cells_load(point)
         if along and len(tour.hops):
             # The same tour, one step behind, and home from the end of it.
             for step, hops in enumerate(tour.hops[1:]):
@@ -309,7 +330,11 @@ class _Pass:
         for position, (step, _) in enumerate(away):
             nearest = int(kept[np.abs(kept - position).argmin()])
             load = self.estimator.load(point, side, tour, _reverse(tour, away[nearest][1]))
-            steps[step + 1] += size * load
+            steps[self.leaves(step, delay)] += size * load
+
+    def leaves(self, step: int, delay: int) -> int:
+        """The step in which a result made in `step` is under way; nothing is computed beside the last ones."""
+        return step + max(delay, int(step >= self.last_busy))
 
     def latency(self, here: int, there: int) -> float:
         return self.cluster.way(here, there).latency if here != there else 0.0

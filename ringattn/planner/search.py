@@ -23,7 +23,8 @@ _PLAYED_RANKS = 64
 
 # Points that are played besides the named ones: the estimate is within a tenth of the play for nearly all points.
 _PLAYED_POINTS = 8
-_NEAR = 1.4
+_NEAR = 1.25
+_NEAR_LAYOUT = 1.15
 
 # Up to so many ranks also the schedules are played that the grid does not hold (multi-ring: many small messages).
 _ALL_NAMED_RANKS = 16
@@ -76,21 +77,26 @@ def search(
     layouts: Sequence[str] = ("zigzag",),
     *,
     only: Callable[[Point], bool] | None = None,
-    backward: bool = True,
+    directions: Sequence[bool] = (False, True),
+    play: bool = True,
 ) -> list[Found]:
     """What was found for each layout, the best layout first.
 
     workload: with any layout; the others are made for the same lengths. only: of the points, those for which it is
-        true (say, those that fit in memory). backward: search for the backward too; else its candidates are those
-        of the forward.
+        true (say, those that fit in memory). directions: False for the forward, True for the backward; with one of
+        them, its candidates stand for both. play: let the simulator decide, not the estimates.
     """
-    found = []
+    estimated = {}
     for name in layouts:
-        laid = with_layout(workload, name)
-        estimator = Estimator(cluster, laid)
-        forward = _rank(estimator, name, only, backward=False)
-        found.append(Found(name, forward, _rank(estimator, name, only, backward=True) if backward else forward))
-    return sorted(found, key=lambda layout: layout.seconds)
+        estimator = Estimator(cluster, with_layout(workload, name))
+        estimated[name] = estimator, [_estimated(estimator, name, only, backward=way) for way in directions]
+    total = {name: sum(candidates[0].seconds for candidates in found) for name, (_, found) in estimated.items()}
+    results = []
+    for name, (estimator, found) in estimated.items():
+        if play and estimator.world <= _PLAYED_RANKS and total[name] <= _NEAR_LAYOUT * min(total.values()):
+            found = [_played(estimator, candidates, named=only is None) for candidates in found]
+        results.append(Found(name, tuple(found[0]), tuple(found[-1])))
+    return sorted(results, key=lambda layout: (layout.seconds, layouts.index(layout.layout)))
 
 
 def with_layout(workload: Workload, name: str) -> Workload:
@@ -105,19 +111,16 @@ def with_layout(workload: Workload, name: str) -> Workload:
     )
 
 
-def _rank(
-    estimator: Estimator, layout: str, only: Callable[[Point], bool] | None, *, backward: bool
-) -> tuple[Candidate, ...]:
-    cluster, workload = estimator.cluster, estimator.workload
-    estimated = _estimated(estimator, layout, only, backward=backward)
-    if estimator.world > _PLAYED_RANKS:
-        return tuple(estimated)
-    near = [c.schedule for c in estimated if c.seconds <= _NEAR * estimated[0].seconds]
-    chosen = near[:_PLAYED_POINTS] + [name for name in near[_PLAYED_POINTS:] if not name.startswith("grid")]
-    if only is None and estimator.world <= _ALL_NAMED_RANKS:
+def _played(estimator: Estimator, estimated: list[Candidate], *, named: bool) -> list[Candidate]:
+    """The best of the estimated points, and every named schedule that may be as good, by the simulator's time."""
+    cluster, workload, first = estimator.cluster, estimator.workload, estimated[0]
+    near = [c.schedule for c in estimated if c.seconds <= _NEAR * first.seconds]
+    points = _PLAYED_POINTS if estimator.world <= _ALL_NAMED_RANKS else _PLAYED_POINTS // 2
+    chosen = near[:points] + [name for name in near[points:] if not name.startswith("grid")]
+    if named and estimator.world <= _ALL_NAMED_RANKS:
         chosen += [name for name in named_defaults(estimator.world) if name not in chosen]
-    played = [_play(cluster, workload, layout, schedule, backward=backward) for schedule in chosen]
-    return tuple(sorted(played, key=_by_time))
+    played = [_play(cluster, workload, first.layout, schedule, backward=first.backward) for schedule in chosen]
+    return sorted(played, key=_by_time)
 
 
 def _estimated(
@@ -126,6 +129,9 @@ def _estimated(
     """All points by estimated time. Past `_PLAYED_RANKS` ranks, other routes are tried at the better points alone."""
     hosts = len(set(estimator.cluster.hosts[: estimator.world]))
     listed = [p for p in points(shape_of(estimator.workload), hosts=hosts) if only is None or only(p)]
+    if not backward:
+        # How gradients get home is nothing to the forward.
+        listed = [p for p in listed if p.home == "straight" or p.name()]
 
     def candidates(some: Iterable[Point]) -> list[tuple[Candidate, Point]]:
         found = []

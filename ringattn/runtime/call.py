@@ -20,7 +20,7 @@ from ringattn.schedule.value import Schedule
 class Call:
     """What does not change from one call of a shape to the next; plans are compiled when first needed.
 
-    terms: the call in words, for agreement between ranks. agreed: all ranks have said that they make it.
+    names: what the schedules are called. terms: the call in words, for agreement between ranks. agreed: all ranks have said that they make it.
     """
 
     problem: Problem
@@ -29,6 +29,7 @@ class Call:
     kernel: Kernel
     rank: int
     device: torch.device
+    names: tuple[str, str] = ("", "")
     terms: dict[str, str] = field(default_factory=dict)
     agreed: bool = False
 
