@@ -156,8 +156,9 @@ class _Run:
         found.sent, found.received = dict(sp.counter.sent_to), dict(sp.counter.received_from)
         found.peak_buffer_bytes = pool.peak
         if self.device.type == "cuda":
-            held = sum(x.nbytes for x in (self.shards.query, self.shards.key, self.shards.value, self.shards.grad_out))
-            found.peak_memory_bytes = torch.cuda.max_memory_allocated(self.device) - before + held
+            # What was there before belongs to others, but for the input, and what the forward left for the backward.
+            own = _held_bytes(self.shards) if backward else _input_bytes(self.shards)
+            found.peak_memory_bytes = torch.cuda.max_memory_allocated(self.device) - before + own
         else:
             found.peak_memory_bytes = known_bytes(self.shards, backward=backward) + pool.peak
         return result
@@ -180,13 +181,25 @@ def known_bytes(shards: Shards, *, backward: bool) -> int:
     """Bytes of the input, the results and their sums that one pass has at its end."""
     query, key = shards.query.numel(), shards.key.numel()
     narrow, wide = shards.query.itemsize, sum_dtype(shards.query.dtype).itemsize
-    rows = query // shards.query.shape[-1] * wide
-    held = 2 * (query + key) * narrow + query * narrow + rows
+    # Sums are results where nothing is rounded.
+    sums = 0 if narrow == wide else wide
     if backward:
-        # Of rows there is delta besides lse.
-        results = query + 2 * key
-        return held + rows + results * wide + (results * narrow if narrow != wide else 0)
-    return held + (query * wide if narrow != wide else 0)
+        return _held_bytes(shards) + _row_bytes(shards) + (query + 2 * key) * (narrow + sums)
+    return _held_bytes(shards) + query * sums
+
+
+def _input_bytes(shards: Shards) -> int:
+    return sum(x.nbytes for x in (shards.query, shards.key, shards.value, shards.grad_out))
+
+
+def _held_bytes(shards: Shards) -> int:
+    """Of the input, out and lse."""
+    return _input_bytes(shards) + shards.query.nbytes + _row_bytes(shards)
+
+
+def _row_bytes(shards: Shards) -> int:
+    """Of a number for each row and head: lse, or delta."""
+    return shards.query[..., 0].numel() * sum_dtype(shards.query.dtype).itemsize
 
 
 @contextmanager

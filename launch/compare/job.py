@@ -130,7 +130,7 @@ def _candidates(
     found: dict[str, _Candidate] = {}
     skipped: dict[str, str] = {}
     for spec in config.named:
-        name = spec if config.backward == "same" else f"{spec}, backward {config.backward}"
+        name = config.label(spec)
         try:
             candidate = together(partial(_candidate, spec, config, base, shards))
             if ".py" in name:
@@ -179,8 +179,7 @@ def _results(
     for name, candidate in candidates.items():
         ranks = [of_rank[name] for _, of_rank in gathered]
         found[name] = assemble(name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster)
-    order = [spec if config.backward == "same" else f"{spec}, backward {config.backward}" for spec in config.named]
-    return tuple(found[name] for name in order)
+    return tuple(found[config.label(spec)] for spec in config.named)
 
 
 def _setup(

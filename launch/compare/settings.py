@@ -80,6 +80,10 @@ class CompareConfig:
         """The schedules, one by one."""
         return schedules() if self.schedules == "all" else split_schedules(self.schedules)
 
+    def label(self, spec: str) -> str:
+        """What a schedule is called in the report."""
+        return spec if self.backward in ("same", spec) else f"{spec}, backward {self.backward}"
+
     def workload(self, world: int) -> Workload:
         """The attention call, as the planner counts it."""
         item = _ITEM_BYTES[self.dtype]

@@ -1,12 +1,13 @@
 """The settings of `ringattn compare`: what words make, and what each mistake is told."""
 
 import pytest
+import torch
 from ringattn.launch.cli import main
 from ringattn.launch.compare.about import Place, host_names
 from ringattn.launch.compare.assemble import _aligned
 from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read, split_schedules
 
-from ringattn.measure import RankPass, Recording
+from ringattn.measure import RankPass, Recording, Shards, known_bytes
 from ringattn.planner.timeline import Event, RankTimeline
 from ringattn.schedule import schedules
 from ringattn.sequence.mask import Mask
@@ -118,3 +119,18 @@ def test_ranks_that_share_a_clock_are_aligned_by_it():
     ranks = [rank(0, 11.0), rank(1, 10.0), rank(2, 500.0)]
     found = _aligned(ranks, ["x", "x", "y"], 0)
     assert [(t.events[0].start, t.events[0].stop) for t in found] == [(1.0, 3.0), (0.0, 2.0), (0.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "forward", "backward"),
+    [
+        # 2 x 3 rows and heads of 4: 24 numbers of query, grad_out, out; 8 of key, value; 6 of lse, and of delta.
+        (torch.float32, 4 * (24 + 24 + 8 + 8 + 24 + 6), 4 * (24 + 24 + 8 + 8 + 24 + 6 + 6 + 24 + 8 + 8)),
+        # In 16 bits all but lse and delta take half, and sums stand beside the results.
+        (torch.bfloat16, 2 * 88 + 4 * (6 + 24), 2 * 88 + 4 * (6 + 6) + (2 + 4) * (24 + 8 + 8)),
+    ],
+)
+def test_the_memory_that_the_runtime_knows_of(dtype, forward, backward):
+    query, key = torch.zeros(1, 2, 3, 4, dtype=dtype), torch.zeros(1, 2, 1, 4, dtype=dtype)
+    shards = Shards(query=query, key=key, value=key, grad_out=query, length=4, mask=Mask())
+    assert [known_bytes(shards, backward=back) for back in (False, True)] == [forward, backward]
