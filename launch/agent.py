@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of the first rank that failed; 1 where a signal ended it, which is said."""
+    """The exit code of the first rank that failed; 1 where a signal ended it, which is said. 128 and its number after a
+    signal to the agent, which has ended the ranks by then."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as run_agent
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = signal.Signals(-failure.exitcode).name
         print(f"ringattn: rank {rank} was ended by {name} and said nothing", file=sys.stderr, flush=True)
         return 1
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
     return 0
 
 

@@ -24,6 +24,7 @@ from ringattn.launch.schedules import load
 
 from ringattn.attention import SequenceParallel
 from ringattn.measure import RankResult, Shards, measure
+from ringattn.planner.choose import AUTO
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.predict import shape_of
 from ringattn.report.comparison import Comparison, Result, Setup
@@ -44,8 +45,10 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A schedule that can be run: `sp` runs it, `schedules` are those of its `forward` and its `backward`."""
+    """A schedule that can be run: `sp` runs it, `schedules` are those of its `forward` and its `backward`. name: in the
+    report; that of `auto` says what was chosen."""
 
+    name: str
     sp: SequenceParallel
     schedules: dict[str, Schedule]
 
@@ -65,7 +68,10 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
     device = together(lambda: choose_device(config.launcher.device))
     if device.type == "cpu":
         torch.set_num_threads(worker_threads(config.launcher.threads))
-    base = _make_ranks(config, device)
+    # All ranks must choose the same for `auto`, and files are rank 0's.
+    described = [cluster]
+    dist.broadcast_object_list(described, src=0)
+    base = _make_ranks(config, device, described[0])
     shards = make_shards(config, device, rank=rank, world=world)
     candidates, skipped = _candidates(config, base, shards)
     wanted = config.length <= ERROR_LENGTH if config.error is None else config.error
@@ -111,14 +117,20 @@ def together(check: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]
 
 
-def _make_ranks(config: CompareConfig, device: torch.device) -> SequenceParallel:
-    """What all candidates share: the process groups."""
+def _make_ranks(config: CompareConfig, device: torch.device, cluster: Cluster | None) -> SequenceParallel:
+    """What all candidates share: the process groups, and what `auto` plans for."""
     group = None
     if device.type == "cuda":
         group = dist.new_group(backend="nccl", timeout=timedelta(seconds=config.timeout))
     return together(
         lambda: SequenceParallel(
-            group, "ring", config.layout, kernel=config.kernel, timeout=config.timeout, agreement="first"
+            group,
+            "ring",
+            config.layout,
+            kernel=config.kernel,
+            timeout=config.timeout,
+            agreement="first",
+            cluster=cluster,
         )
     )
 
@@ -163,7 +175,10 @@ def _candidate(spec: str, config: CompareConfig, base: SequenceParallel, shards:
         length=config.length,
     )
     schedules = {"forward": call.forward_plan.schedule, "backward": call.backward_plan.schedule}
-    return _Candidate(sp, schedules)
+    name = config.label(spec)
+    if AUTO in (spec, config.backward):
+        name = f"{name}: {' / '.join(dict.fromkeys(call.names))}"
+    return _Candidate(name, sp, schedules)
 
 
 def _results(
@@ -178,7 +193,9 @@ def _results(
     found = {name: Result(schedule=name, skipped=reason) for name, reason in skipped.items()}
     for name, candidate in candidates.items():
         ranks = [of_rank[name] for _, of_rank in gathered]
-        found[name] = assemble(name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster)
+        found[name] = assemble(
+            candidate.name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster
+        )
     return tuple(found[config.label(spec)] for spec in config.named)
 
 

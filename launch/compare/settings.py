@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ringattn.planner.choose import AUTO
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.cluster_file import cluster_names, read_cluster
 from ringattn.planner.costs import Workload, kernel_for
@@ -42,7 +43,7 @@ def _setting(default: Any, meaning: str) -> Any:
 class CompareConfig:
     """What to run, on what input, how often, and what to write."""
 
-    schedules: str = _setting("all", "names with commas between, or path/to/file.py:function of your own; or all")
+    schedules: str = _setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
     backward: str = _setting("same", "the schedule of every backward; same: each schedule's own")
     layout: str = _setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
     length: int = _setting(2048, "tokens of the whole sequence")
@@ -175,7 +176,7 @@ def _check(config: CompareConfig) -> None:
     if not config.named:
         raise ValueError("there is no schedule to run: name some with schedules=ring,tokenring, or leave it out.")
     for spec in config.named if config.backward == "same" else [*config.named, config.backward]:
-        if ".py" not in spec:
+        if ".py" not in spec and spec != AUTO:
             parse(spec.partition(":")[0])
 
 
