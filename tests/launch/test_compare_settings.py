@@ -10,6 +10,7 @@ from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, r
 from ringattn.measure import RankPass, Recording, Shards, known_bytes
 from ringattn.planner.timeline import Event, RankTimeline
 from ringattn.schedule import schedules
+from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.mask import Mask
 
 
@@ -39,9 +40,13 @@ def test_a_number_after_a_comma_belongs_to_the_schedule_before(words, names):
     assert split_schedules(words) == names
 
 
+def test_a_backward_of_another_schedule_is_in_the_name():
+    assert [read(["backward=ring"]).label(name) for name in ("ring", "auto")] == ["ring", "auto, backward ring"]
+
+
 def test_the_workload_counts_what_is_sent():
     workload = read(["length=100", "dtype=bfloat16", "key_heads=4"]).workload(2)
-    assert workload.tensors == (1, 8, 4, 64, 2, 4) or workload.tensors.sum_bytes == 4
+    assert workload.tensors == Tensors(1, 8, 4, 64, item_bytes=2, sum_bytes=4)
     assert workload.query_layout.name == "zigzag" and workload.query_layout.length == 100
 
 
