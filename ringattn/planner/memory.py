@@ -1,124 +1,318 @@
-"""How many bytes a rank needs for one training step, by part, from sizes alone. No torch.
+"""How many bytes a rank holds at each moment of a training step, from sizes alone. No torch.
 
-Weights are replicated and in fp32, as this trainer keeps them. Activations are what autograd keeps of a
-LLaMA-like layer; attention buffers are what the verifier counts for the schedule at hand; both are for this
-rank's tokens.
+A step's peak is no sum of everything it ever holds: logits are gone when the backward of a layer runs, and a layer's
+activations when the optimizer does. So the tensors that exist together are added up moment by moment - in the loss, in
+the backward of the last norm, of each layer's feed-forward and attention and of the embedding, in the reduction of
+gradients, in the optimizer - and the largest of these sums is the estimate. Every term is a tensor that can be pointed
+at in `ringattn.training` or in a LLaMA of transformers; `scripts/measure_memory.py` holds the sums against what the
+allocator counts.
+
+Left out: indices (token ids, positions, labels), single numbers, and what is not tensors: the program, and buffers of
+gloo's or NCCL's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 from ringattn.planner.architecture import Architecture
-from ringattn.schedule import make_schedule
-from ringattn.schedule.traffic import Tensors, chunk_bytes
-from ringattn.schedule.value import Shape
-from ringattn.schedule.verify import verify
-from ringattn.sequence.blocks import visible_blocks
-from ringattn.sequence.layout import make_layout
-from ringattn.sequence.mask import Mask
+from ringattn.planner.attention_memory import AttentionMemory, attention_memory
+from ringattn.planner.training_step import BF16, FP32, GRAIN, Precision, TrainingStep
+from ringattn.schedule.traffic import Tensors
 
-FP32 = 4
 BUCKET_BYTES = 64 * 2**20
-# At one time in the loss: the logits, their softmax turned gradient, and one more inside the cross-entropy.
-LOGIT_COPIES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a rank trains.
-
-    length: tokens of a sequence over all its ranks. item_bytes: of an activation, 4 in fp32 and 2 in bf16.
-    moments: numbers that the optimizer keeps for each weight of a layer's matrices, and of the rest.
-    """
-
-    length: int
-    ranks: int
-    schedule: str
-    layout: str
-    item_bytes: int
-    loss_chunk: int
-    gradient_checkpointing: bool
-    keep_attention: bool
-    moments: tuple[int, int] = (2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on the rank that needs most."""
+    """Bytes on the fullest rank at one moment of a step.
 
+    activations: what autograd keeps for the backward. attention_buffers: of messages, kept from call to call. loss:
+    the head's gradients, which the loss makes in its forward, and the logits. temporaries: of the operation under way.
+    """
+
+    moment: str
     weights: int
     gradients: int
     optimizer: int
-    activations: int
     attention_buffers: int
-    logits_chunk: int
+    activations: int = 0
+    loss: int = 0
+    temporaries: int = 0
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, part.name) for part in fields(self))
+        return sum(size for _, size in self._named())
 
     def parts(self) -> list[tuple[str, int]]:
         """(name in words, bytes), the total last."""
-        named = [(part.name.replace("_", " "), getattr(self, part.name)) for part in fields(self)]
-        return [*named, ("total", self.total)]
+        return [*self._named(), ("total", self.total)]
+
+    def _named(self) -> list[tuple[str, int]]:
+        names = ("weights", "gradients", "optimizer", "attention_buffers", "activations", "loss", "temporaries")
+        return [(name.replace("_", " "), getattr(self, name)) for name in names]
 
 
-def estimate(sizes: Architecture, work: Workload) -> MemoryEstimate:
-    """The memory of one training step on the fullest rank."""
-    parameters = sizes.parameters()
-    matrices = sizes.layers * (sizes.layer_parameters() - 2 * sizes.hidden_size)
-    layout = make_layout(work.layout, work.length, work.ranks)
-    tokens = max(layout.local_length(rank) for rank in range(work.ranks))
-    return MemoryEstimate(
-        weights=FP32 * parameters,
-        gradients=FP32 * parameters + min(BUCKET_BYTES, FP32 * parameters),
-        optimizer=FP32 * (work.moments[0] * matrices + work.moments[1] * (parameters - matrices)),
-        activations=tokens * activation_bytes_per_token(sizes, work),
-        attention_buffers=attention_buffers(sizes, work),
-        logits_chunk=FP32
-        * (LOGIT_COPIES * min(work.loss_chunk, tokens) * sizes.vocabulary + sizes.vocabulary * sizes.hidden_size),
-    )
+def estimate(sizes: Architecture, step: TrainingStep) -> MemoryEstimate:
+    """The fullest moment of a training step, in a run that has made steps before."""
+    return max(moments(sizes, step), key=lambda moment: moment.total)
 
 
-def activation_bytes_per_token(sizes: Architecture, work: Workload) -> int:
-    """What is kept between forward and backward, for one token over all layers.
+def moments(sizes: Architecture, step: TrainingStep) -> list[MemoryEstimate]:
+    """Each moment of a training step at which the peak can be, in their order."""
+    return list(_Step(sizes, step).moments())
 
-    A layer keeps, of the residual stream, three tensors at each norm (its input, the normalized input, the
-    result); queries, keys, values, out and lse of attention; and four tensors of the feed-forward (gate, its
-    activation, up, their product). With checkpointing only a layer's input stays, and attention's results
-    where they are kept; one layer at a time is whole again in the backward.
-    """
-    hidden, item = sizes.hidden_size, work.item_bytes
+
+def activation_bytes_per_token(sizes: Architecture, step: TrainingStep) -> int:
+    """What is kept between forward and backward, for one token over all layers; with checkpointing one layer at a time
+    is whole again in the backward, and counted too."""
+    whole = _Step(sizes, replace(step, length=step.ranks * GRAIN))
+    again = whole.layer_activations() if step.gradient_checkpointing else 0
+    return -(-(whole.kept(sizes.layers) + 2 * FP32 * whole.stream + again) // whole.tokens)
+
+
+def longest(sizes: Architecture, step: TrainingStep, memory_bytes: int) -> int:
+    """The longest sequence whose training step takes at most `memory_bytes` on each rank, in tokens: a multiple of
+    128 for each of `step.ranks`, 0 where even one such multiple takes more. `step.length` is not read."""
+
+    def fits(parts: int) -> bool:
+        return estimate(sizes, replace(step, length=parts * GRAIN * step.ranks)).total <= memory_bytes
+
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * GRAIN * step.ranks
+
+
+def parameters_in_order(sizes: Architecture) -> list[tuple[int, int]]:
+    """(rows, columns) of each weight, one row for vectors, in the order in which the model lists them."""
+    hidden, inner = sizes.hidden_size, sizes.intermediate_size
     queries, keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
-    attention_results = item * queries + FP32 * sizes.heads
-    layer = item * (6 * hidden + queries + 2 * keys + 4 * sizes.intermediate_size) + attention_results
-    last_norm_and_loss = item * 4 * hidden
-    if not work.gradient_checkpointing:
-        return sizes.layers * layer + last_norm_and_loss
-    kept = item * hidden + (attention_results if work.keep_attention else 0)
-    return sizes.layers * kept + layer + last_norm_and_loss
+    layer: list[tuple[int, int]] = []
+    for rows, columns in ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)):
+        layer += [(rows, columns), (1, rows)] if sizes.attention_bias else [(rows, columns)]
+    layer += [(inner, hidden), (inner, hidden), (hidden, inner), (1, hidden), (1, hidden)]
+    lookup = (sizes.vocabulary, hidden)
+    return [lookup, *layer * sizes.layers, (1, hidden), *([] if sizes.tie_embeddings else [lookup])]
 
 
-def attention_buffers(sizes: Architecture, work: Workload) -> int:
-    """Parcels and partials that are on the way in one layer, on the fullest rank, the larger of forward and
-    backward.
-    """
-    layout = make_layout(work.layout, work.length, work.ranks)
-    schedule = make_schedule(
-        work.schedule, Shape(work.ranks, sizes.heads, sizes.key_value_heads, layout.chunks_per_rank)
-    )
-    visible = visible_blocks(Mask(), layout, layout)
-    tensors = Tensors(
-        batch=1,
-        query_heads=sizes.heads,
-        key_heads=sizes.key_value_heads,
-        head_dim=sizes.head_dim,
-        item_bytes=work.item_bytes,
-        sum_bytes=FP32,
-    )
-    peaks: list[int] = []
-    for backward in (False, True):
-        size = chunk_bytes(schedule, layout, layout, tensors, backward=backward)
-        peaks += verify(schedule, visible, backward=backward, size=size).peak
-    return max(peaks)
+class _Step:
+    """The moments of one step. Names of sizes are in elements unless they say bytes."""
+
+    def __init__(self, sizes: Architecture, step: TrainingStep) -> None:
+        self.sizes, self.step = sizes, step
+        self.item, self.weight = step.item_bytes, step.weight_bytes
+        self.tokens = step.tokens
+        self.queries, self.keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
+        self.stream = self.tokens * sizes.hidden_size
+        self.inner = self.tokens * sizes.intermediate_size
+        self.lookup = sizes.vocabulary * sizes.hidden_size
+        self.layer, self.all = sizes.layer_parameters(), sizes.parameters()
+        self.feed_forward = sizes.hidden_size * sizes.intermediate_size
+
+    @cached_property
+    def attention(self) -> AttentionMemory:
+        sizes, step = self.sizes, self.step
+        return attention_memory(
+            step.schedule,
+            step.backward or step.schedule,
+            step.layout,
+            Tensors(1, sizes.heads, sizes.key_value_heads, sizes.head_dim, self.item, FP32),
+            ranks=step.ranks,
+            tokens=self.tokens,
+            threads=step.threads,
+        )
+
+    def moments(self) -> Iterator[MemoryEstimate]:
+        sizes, stream = self.sizes, self.stream
+        yield self._at("loss", loss=self._in_the_loss(), cast=self._cast(sizes.layers), before=True, last=True)
+        # Gradient of the input along two ways, of the mean square, the input to the power of 1 and twice that.
+        yield self._at("backward of the last norm", temporaries=5 * FP32 * stream, done=self.lookup, input_too=True,
+                       cast=self._cast(sizes.layers), whole=self.lookup)  # fmt: skip
+        for layer in reversed(range(sizes.layers)):
+            above = self.lookup + sizes.hidden_size + (sizes.layers - 1 - layer) * self.layer
+            # Gradients of the product, of gate's activation and of up, and of the residual stream around them.
+            yield self._at(
+                f"backward of layer {layer + 1}'s feed-forward",
+                layer=layer,
+                activations=self.layer_activations() - self.item * self.inner,
+                temporaries=3 * self.item * self.inner + self.weight * stream,
+                done=above + self.feed_forward,
+                cast=self._cast(layer) + self.step.copy_bytes * (self.layer - self.feed_forward),
+                whole=self.layer,
+            )
+            output = sizes.hidden_size * self.queries
+            yield self._at(
+                f"backward of layer {layer + 1}'s attention",
+                layer=layer,
+                activations=self._attention_half(),
+                temporaries=self.weight * stream + self.item * self.tokens * self.queries + self.attention.workspace,
+                done=above + 3 * self.feed_forward + output,
+                cast=self._cast(layer) + self.step.copy_bytes * sizes.hidden_size * (self.queries + 2 * self.keys),
+                whole=self.layer,
+            )
+        # A tied embedding has the head's gradient already when its own is made.
+        twice = self.weight * self.lookup if sizes.tie_embeddings or self.step.accumulation > 1 else 0
+        yield self._at("backward of the embedding", temporaries=self.weight * stream + twice, done=self.all,
+                       whole=self.lookup)  # fmt: skip
+        if self.step.world > 1:
+            yield self._at("reduction of gradients", temporaries=self._buckets(), done=self.all)
+        yield from self._optimizer()
+
+    def _at(
+        self,
+        moment: str,
+        *,
+        layer: int | None = None,
+        activations: int = 0,
+        temporaries: int = 0,
+        loss: int | None = None,
+        done: int = 0,
+        cast: int = 0,
+        whole: int = 0,
+        before: bool = False,
+        last: bool = False,
+        input_too: bool = False,
+    ) -> MemoryEstimate:
+        """layer: the one under way, with `activations` of its own; all of them are kept where it is None and the
+        forward is over. done: weights whose gradients are there. whole: weights that ZeRO gathers for the moment."""
+        step, sizes = self.step, self.sizes
+        kept = 0
+        if before or last or input_too or layer is not None:
+            kept = self.kept(sizes.layers if layer is None else layer) + activations
+        if last:
+            kept += self.stream * self.step.norm_bytes(1) if not self.step.copy_bytes else self.stream * 3 * FP32
+        if input_too:
+            kept += FP32 * self.stream
+        if step.accumulation > 1:
+            done = self.all
+        weights, gradients = self.weight * self.all, self.weight * done
+        if step.zero >= 2:
+            # Gradients are divided as soon as a layer's are there.
+            gradients = -(-self.weight * self.all // step.world) + (self.weight * whole if done else 0)
+        if step.zero == 3:
+            weights = -(-weights // step.world) + self.weight * (self.lookup if before else whole)
+        return MemoryEstimate(
+            moment=moment,
+            weights=weights,
+            gradients=gradients,
+            optimizer=self._state(),
+            attention_buffers=self.attention.buffers,
+            activations=kept + cast,
+            loss=self._left_by_the_loss() if loss is None else loss,
+            temporaries=temporaries,
+        )
+
+    def layer_activations(self) -> int:
+        """What the backward of a layer reads: two norms, attention, and of the feed-forward gate, its activation, up
+        and their product."""
+        norms = self.step.norm_bytes(3) + self.step.norm_bytes(2)
+        own = self.stream * norms + 2 * FP32 * self.tokens
+        return own + self._kept_attention() + self._projections() + 4 * self.item * self.inner + self._input()
+
+    def _attention_half(self) -> int:
+        """What is left of it when the feed-forward's half is done."""
+        norm = self.stream * self.step.norm_bytes(3) + FP32 * self.tokens
+        return norm + self._kept_attention() + self._projections() + self._input()
+
+    def _projections(self) -> int:
+        """Queries and keys with their positions, and values."""
+        return self.item * self.tokens * (self.queries + 2 * self.keys)
+
+    def _kept_attention(self) -> int:
+        """out and lse."""
+        return self.tokens * (self.item * self.queries + FP32 * self.sizes.heads)
+
+    def _input(self) -> int:
+        """A checkpointed layer's input, where its first norm reads a wider copy."""
+        checkpointed = self.step.gradient_checkpointing and self.step.precision is Precision.MASTER
+        return self.weight * self.stream if checkpointed else 0
+
+    def kept(self, layers: int) -> int:
+        """What so many layers keep from forward to backward: with checkpointing their inputs, and attention's out and
+        lse where they are kept. And cosines and sines, which all layers read."""
+        each = self.weight * self.stream + (self._kept_attention() if self.step.keep_attention else 0)
+        if not self.step.gradient_checkpointing:
+            each = self.layer_activations()
+        return layers * each + 2 * self.weight * self.tokens * self.sizes.head_dim
+
+    def _cast(self, layers: int) -> int:
+        """bf16 copies of so many layers' matrices. Autocast caches them until the loss is there; from then on autograd
+        has them, unless the layer is checkpointed."""
+        checkpointed = self.step.gradient_checkpointing and layers < self.sizes.layers
+        return 0 if checkpointed else self.step.copy_bytes * layers * (self.layer - 2 * self.sizes.hidden_size)
+
+    def _left_by_the_loss(self) -> int:
+        """Gradients of the states and of the head: made in the loss's forward, and there until the next loss is."""
+        return self.weight * (self.stream + self.lookup)
+
+    def _in_the_loss(self) -> int:
+        """Those of the step before, those under way (the head's in fp32), and the logits of a chunk.
+
+        The first product with the head's gradient has logits and their gradient at hand; each further chunk makes its
+        logits while those of the chunk before are still there. Narrow products are widened before they are added.
+        """
+        vocabulary, hidden = self.sizes.vocabulary, self.sizes.hidden_size
+        first = min(self.step.loss_chunk, self.tokens)
+        second = min(first, self.tokens - first)
+        chunk, next_chunk = first * vocabulary, second * vocabulary
+        made = FP32 * self.lookup + self.weight * self.stream
+        held = chunk * (FP32 + self.weight)
+        if self.item == FP32:
+            most = max(FP32 * self.lookup, FP32 * next_chunk)
+        else:
+            narrow = self.step.copy_bytes
+            multiplied = BF16 * self.lookup + narrow * (chunk + first * hidden)
+            logits = BF16 * next_chunk + max(FP32 * next_chunk, narrow * (second * hidden + self.lookup))
+            # Autocast has a copy of the head from the first chunk on.
+            most = max((BF16 + FP32) * self.lookup, multiplied, logits if second else 0) + narrow * self.lookup
+        return self._left_by_the_loss() + made + held + most
+
+    def _state(self) -> int:
+        matrices = self.sizes.layers * sum(rows * columns for rows, columns in self._matrices())
+        numbers = self.step.moments[0] * matrices + self.step.moments[1] * (self.all - matrices)
+        whole = FP32 * numbers + (FP32 * self.all if self.step.precision is Precision.MASTER else 0)
+        return -(-whole // self.step.world) if self.step.zero else whole
+
+    def _matrices(self) -> list[tuple[int, int]]:
+        """Of one layer."""
+        each = (len(parameters_in_order(self.sizes)) - 2) // self.sizes.layers
+        return [shape for shape in parameters_in_order(self.sizes)[1 : 1 + each] if shape[0] > 1]
+
+    def _buckets(self) -> int:
+        """Two flat fp32 buckets: one is filled while the last one still has its name."""
+        buckets = [0]
+        for rows, columns in parameters_in_order(self.sizes):
+            size = FP32 * rows * columns
+            if buckets[-1] and buckets[-1] + size > BUCKET_BYTES:
+                buckets.append(0)
+            buckets[-1] += size
+        return max(a + b for a, b in pairwise([0, *buckets]))
+
+    def _optimizer(self) -> Iterator[MemoryEstimate]:
+        """AdamW goes from weight to weight (torch's default on a CPU): the root of the second moment, that over its
+        bias, and what the weight before left. Muon, after it, has the matrices' gradients alone, and for each the
+        update before, this one's input, x, a x, and the new x in two parts beside x x^T. ZeRO's optimizers see a rank's
+        share as one flat weight."""
+        shapes = parameters_in_order(self.sizes)
+        muon = self.step.moments[0] < self.step.moments[1]
+        inside = len(shapes) - (1 if self.sizes.tie_embeddings else 2)
+        rest = [
+            rows * columns for n, (rows, columns) in enumerate(shapes) if not (muon and rows > 1 and 0 < n < inside)
+        ]
+        if self.step.zero:
+            yield self._at("optimizer", temporaries=2 * FP32 * -(-self.all // self.step.world), done=self.all)
+            return
+        yield self._at("optimizer", done=self.all, temporaries=FP32 * max(a + 2 * b for a, b in pairwise([0, *rest])))
+        if muon:
+            matrices = self._matrices()
+            most = max(5 * rows * columns + min(rows, columns) ** 2 for rows, columns in matrices)
+            before = max(rows * columns for rows, columns in matrices)
+            held = self.sizes.layers * sum(rows * columns for rows, columns in matrices)
+            yield self._at("Muon", temporaries=FP32 * (most + before), done=held)

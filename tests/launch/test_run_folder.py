@@ -67,7 +67,8 @@ def test_a_dry_run_shows_everything_and_writes_nothing(tmp_path, capsys):
         "optimizer",
         "activations",
         "attention buffers",
-        "logits chunk",
+        "loss",
+        "temporaries",
         "total",
     ):
         assert f"{part}  " in shown
