@@ -1,15 +1,17 @@
 """Time a schedule on a described cluster, event by event. Pure Python, deterministic.
 
 Each rank goes through its steps as the executor does: it posts the messages of a step, computes its tasks, waits for
-what is due, adds the results that came. A message moves once both ends have posted it, over every link on its way;
-links are shared max-min fairly: no message gets more unless one that has no more than it gets less (Bertsekas and
-Gallager, Data Networks, section 6.5.2), which is what many long TCP or RDMA flows come to.
+what is due, adds the results that came. A message moves once both ends have posted it and those from the same rank to
+the same rank before it are there: they share a connection (gloo's pair of sockets, NCCL's stream), which carries one
+behind another. It moves over every link on its way; links are shared max-min fairly: no message gets more unless one
+that has no more than it gets less (Bertsekas and Gallager, Data Networks, section 6.5.2), which is what many long TCP
+or RDMA flows come to.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -100,6 +102,7 @@ class _Play:
         self.events: list[tuple[float, int, int | _Message]] = []
         self.order = 0
         self.flows: dict[_Message, None] = {}
+        self.connections: defaultdict[tuple[int, int], deque[_Message]] = defaultdict(deque)
         self.changed = False
         self.stamp = 0.0
         self.recorded: list[list[Event]] = [[] for _ in range(world)]
@@ -166,16 +169,14 @@ class _Play:
             self._advance()
             done = [flow for flow in self.flows if flow.left <= flow.rate * (soon - self.now) + 1e-6]
             for flow in done:
-                del self.flows[flow]
                 self._arrive(flow)
-            self.changed = True
         while self.events and self.events[0][0] <= soon:
             _, _, what = heapq.heappop(self.events)
             if isinstance(what, _Message):
-                self._advance()
-                self.flows[what] = None
-                what.began = self.now
-                self.changed = True
+                waiting = self.connections[what.source, what.target]
+                waiting.append(what)
+                if len(waiting) == 1:
+                    self._move(what)
             else:
                 self._go_on(what, ranks[what])
         if self.changed:
@@ -193,8 +194,20 @@ class _Play:
                 waited_for.waiting = rank if waited_for.waiting is None else -1
                 return
 
+    def _move(self, message: _Message) -> None:
+        self._advance()
+        self.flows[message] = None
+        message.began = self.now
+        self.changed = True
+
     def _arrive(self, message: _Message) -> None:
+        del self.flows[message]
+        self.changed = True
         message.done = self.now
+        behind = self.connections[message.source, message.target]
+        behind.popleft()
+        if behind:
+            self._move(behind[0])
         if self.record:
             for rank, peer, kind in (
                 (message.source, message.target, "send"),

@@ -101,6 +101,13 @@ def test_what_one_message_leaves_the_other_takes_up():
     assert times == pytest.approx({(0, 1): 10.0, (0, 2): 15.0})
 
 
+def test_messages_between_the_same_two_ranks_go_one_behind_the_other():
+    # 100 bytes, then 50 that are due a step later and do not slow them down: there after 10 and 15 s.
+    simulation = play([((), [parcel(0, 1), parcel(0, 1, side=Side.QUERY, due=1)]), ((), [])], cluster(DUPLEX))
+    received = [event for event in simulation.timelines[1].events if event.kind == "receive"]
+    assert [(event.bytes, event.start, event.stop) for event in received] == [(100, 0.0, 10.0), (50, 10.0, 15.0)]
+
+
 def test_shares_are_max_min_fair():
     # Into rank 2 come three messages over 9 bytes/s: 3 for each. Rank 0 sends one of them, and has 10 bytes/s out:
     # its other message gets the 7 that are left, not 5.
