@@ -20,7 +20,7 @@ from ringattn.launch.workers import start
 from ringattn.sequence.layout import suggest
 
 HELP = """\
-usage: ringattn doctor --links [--ranks N] [--out FILE] [--threads N] [--quick]
+usage: ringattn doctor --links [--ranks N] [--out FILE] [--threads N] [--seconds S] [--quick]
 
 Measure what joins the ranks, how fast attention's kernel is, and what the runtime takes, and write a cluster file
 (docs/clusters.md) for planning. Alone it starts ranks on this machine; under torchrun it takes those that are there:
@@ -30,11 +30,13 @@ Measure what joins the ranks, how fast attention's kernel is, and what the runti
   --ranks N    ranks to start on this machine; one a GPU, or 2, unless given
   --out FILE   the file to write; cluster.yaml unless given
   --threads N  of each rank on a CPU; the cores shared evenly unless given
+  --seconds S  of each transfer, at least; 0.15 unless given. Links that let a burst pass need longer ones
   --quick      fewer and shorter measurements, for a first look
 """
 
-OPTIONS = ("--links", "--ranks", "--out", "--threads", "--quick", "--help")
+OPTIONS = ("--links", "--ranks", "--out", "--threads", "--seconds", "--quick", "--help")
 _TIMEOUT = 120.0
+_SECONDS, _QUICK_SECONDS = 0.15, 0.01
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"each rank needs a GPU of its own, and this machine has {_gpus()}: give --ranks {_gpus()}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     words = ["-m", "ringattn", "doctor", "--links", "--out", str(options.out), *["--quick"] * options.quick]
-    words += [] if options.threads is None else ["--threads", str(options.threads)]
+    for name in ("threads", "seconds"):
+        value = getattr(options, name)
+        words += [] if value is None else [f"--{name}", str(value)]
     return start([*command, *words], threads=options.threads, processes=ranks)
 
 
@@ -78,12 +82,15 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--out", type=Path, default=Path("cluster.yaml"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(list(arguments))
     for name in ("ranks", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is a number of at least 1, got {value}")
+    if options.seconds is not None and not 0 < options.seconds <= _TIMEOUT / 10:
+        raise ValueError(f"--seconds is a time above 0 and at most {_TIMEOUT / 10:g}, got {options.seconds:g}")
     # Rank 0 writes; its host's folders are the ones that matter.
     parent = options.out.absolute().parent
     if os.environ.get("RANK", "0") == "0" and (options.out.is_dir() or not os.access(parent, os.W_OK)):
@@ -143,7 +150,7 @@ def _work(options: argparse.Namespace, groups: Any) -> None:
     ranks = _places(groups)
     times = 20 if options.quick else 100
     # Many ranks make many transfers; each is then given less time.
-    seconds = (0.01 if options.quick else 0.15) * min(1.0, 8 / groups.world)
+    seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS) * min(1.0, 8 / groups.world)
     wire = Wire(groups, seconds=seconds, repeats=3, timeout=_TIMEOUT)
     began = time.perf_counter()
 

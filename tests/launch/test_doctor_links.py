@@ -201,6 +201,7 @@ def test_latency_is_that_of_the_two_ends():
         (["--links", "--ranks", "two"], "argument --ranks: invalid int value: 'two'"),
         (["--links", "--ranks", "1"], "links join two ranks or more, got --ranks 1"),
         (["--links", "--threads", "0"], "--threads is a number of at least 1, got 0"),
+        (["--links", "--seconds", "0"], "--seconds is a time above 0 and at most 12, got 0"),
         (
             ["--links", "--out", "missing/x.yaml"],
             "in a folder that is there and may be written to, got 'missing/x.yaml'",
