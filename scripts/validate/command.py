@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--length", type=int, default=effort.length, help="tokens in all; default %(default)s")
     parser.add_argument("--repeats", type=int, default=effort.repeats, help="of each schedule; default %(default)s")
     parser.add_argument("--schedules", help="with commas between; default all nine")
+    parser.add_argument("--real-time", action="store_true", help="go before all else that runs on this machine")
     parser.add_argument("--out", type=Path, help="folder; one that holds a part of this run is filled up")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="measure nothing: predict a folder's cases again")
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="copy what a replay needs, without timelines")
@@ -63,7 +64,7 @@ def _measure(options: argparse.Namespace) -> Run:
         raise RuntimeError(reason)
     folder = options.out or Path(f"runs/validate-{time.strftime('%Y%m%d-%H%M%S')}")
     run = Run.begin(folder.absolute(), effort, cases)
-    measure(run)
+    measure(run, real_time=options.real_time)
     return run
 
 
