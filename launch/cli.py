@@ -15,6 +15,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
+    "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),
     "doctor": ("ringattn.launch.doctor", "show what works on this machine"),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import ringattn.conf
 
 from ringattn.planner.architecture import architecture_of, read_config
+from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
@@ -43,7 +44,7 @@ def groups() -> dict[str, list[str]]:
         for path in sorted(conf_folder().iterdir())
         if path.is_dir() and any(path.glob("*.yaml")) and path.name not in NO_GROUPS
     }
-    found["schedule"] = schedules()
+    found["schedule"] = [*schedules(), AUTO]
     return found
 
 
@@ -136,12 +137,19 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
         key = "folder" if place is run else "path"
         if place[key] is not None:
             place[key] = str(Path(str(place[key])).expanduser().absolute())
+    named = values["schedule"]["cluster"]
+    if named is not None and Path(str(named)).is_file():
+        values["schedule"]["cluster"] = str(Path(str(named)).absolute())
 
 
 def _check_against_machine(config: RunConfig, *, world: int) -> None:
     """Names and folders that only this machine can confirm."""
-    parse_schedule(config.schedule.name)
+    named = {config.schedule.name, config.schedule.backward or config.schedule.name}
+    for name in named - {AUTO}:
+        parse_schedule(name)
     make_layout(config.schedule.layout, 0, 1)
-    mesh_shape(world, config.mesh.sequence_parallel)
+    _, degree = mesh_shape(world, config.mesh.sequence_parallel)
+    if config.schedule.cluster is not None or (AUTO in named and config.launcher.device == "cpu"):
+        cluster_for(config.schedule.cluster, "cpu", degree)
     if config.model.path is not None:
         architecture_of(read_config(Path(config.model.path)))

@@ -184,8 +184,10 @@ def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
         group=group,
         schedule=config.schedule.name,
         layout=config.schedule.layout,
+        backward=config.schedule.backward,
         timeout=config.schedule.timeout,
         kernel=config.schedule.kernel,
+        cluster=config.schedule.cluster,
     )
     return Rows(number=number, index=rank // degree), sp
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ from ringattn.schedule.verify import verify
 from ringattn.sequence.blocks import visible_blocks
 from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
 from ringattn.sequence.mask import Mask
+
+_logger = logging.getLogger(__name__)
 
 # Plans of so many different shapes and masks are kept; packed documents make a new mask of each batch.
 _PLANS_KEPT = 32
@@ -455,7 +458,7 @@ class SequenceParallel:
                 self._planned = named.first(self.world)
             else:
                 self._planned = cluster_for(named, device, self.world)
-        return choose(
+        chosen = choose(
             self._planned,
             problem.query_layout.name if problem.query_layout.name in LAYOUTS else "zigzag",
             (problem.query_layout.length, problem.key_layout.length),
@@ -464,6 +467,13 @@ class SequenceParallel:
             str(problem.dtype).removeprefix("torch."),
             backward=backward,
         )
+        if self.rank == 0:
+            word = "backward" if backward else "forward"
+            _logger.info(
+                "schedule=auto: %s for the %s of %d tokens, planned for cluster %s",
+                chosen, word, problem.query_layout.length, self._planned.name,
+            )  # fmt: skip
+        return chosen
 
     def _prove(self, schedule: Schedule, problem: Problem, *, backward: bool) -> None:
         factor = schedule.chunks_per_rank // problem.query_layout.chunks_per_rank

@@ -20,7 +20,8 @@ from ringattn.schedule.value import Schedule
 class Call:
     """What does not change from one call of a shape to the next; plans are compiled when first needed.
 
-    names: what the schedules are called. terms: the call in words, for agreement between ranks. agreed: all ranks have said that they make it.
+    names: what the schedules are called. terms: the call in words, for agreement between ranks. agreed: all ranks have
+    said that they make it.
     """
 
     problem: Problem

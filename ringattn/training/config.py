@@ -41,9 +41,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How attention is cut and what travels; `timeout` in seconds."""
+    """How attention is cut and what travels; `timeout` in seconds.
+
+    `name` and `backward` (null: the same) may be `auto`, the planner's choice for `cluster` (a name or a file; null:
+    one of such devices as the ranks have).
+    """
 
     name: str = "tokenring"
+    backward: str | None = None
+    cluster: str | None = None
     layout: str = "zigzag"
     kernel: str = "auto"
     timeout: float = 600.0

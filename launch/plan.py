@@ -1,0 +1,155 @@
+"""`ringattn plan`: the best schedules, layout and degrees for a model and a length on a cluster, with reasons.
+
+Needs no GPU, no workers and no torch: clusters are described (`ringattn.planner.cluster_file`), schedules simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from ringattn.launch.words import aligned, read, rows, setting
+
+HELP = """\
+usage: ringattn plan [setting=value ...]
+
+Which schedule, layout and degree of sequence parallelism to use on a cluster, for a model and a length, and why; what
+a step takes and what fits. Nothing is run: clusters are described, schedules are simulated.
+
+  ringattn plan cluster=h100_8x nodes=4 model=llama3_8b length=1M
+  ringattn plan cluster=my_cluster.yaml model=/path/to/checkpoint length=128k zero=1
+
+Settings, their defaults and meanings:
+{settings}
+
+Clusters: {clusters}; or a file of your own (docs/clusters.md).
+Models: {models}; or a Hugging Face checkpoint folder.
+"""
+
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
+_SCALE = {"": 1, "k": 2**10, "m": 2**20}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What is asked."""
+
+    cluster: str = setting("this_machine", "a name or a file")
+    nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
+    model: str = setting("llama3_8b", "a name or a checkpoint folder")
+    length: str = setting("128k", "tokens of a sequence; 128k is 131,072, 1M is 1,048,576")
+    batch: int | None = setting(None, "sequences of a step over all ranks; null: one for each group of ranks")
+    sequence_parallel: int | None = setting(None, "ranks that share a sequence; null: searched")
+    dtype: Literal["bfloat16", "float16", "float32"] = setting("bfloat16", "of activations")
+    causal: bool = setting(True, "whether a token sees no later one")
+    window: int | None = setting(None, "how many keys a query sees at most, its own included")
+    layout: str = setting("zigzag,contiguous", "layouts to choose from")
+    checkpointing: bool = setting(True, "layers are computed again in the backward")
+    keep_attention: bool = setting(True, "but for attention")
+    zero: int | None = setting(None, "ZeRO stage, 0 to 3; null: the lowest that fits")
+    top: int = setting(4, "schedules to show of each direction")
+    json: bool = setting(False, "print JSON instead")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code.
+
+    Raises:
+        ValueError: a mistake in the settings, a cluster file or a model; a model that fits under no plan.
+    """
+    from ringattn.planner.cluster_file import cluster_names
+
+    if {"-h", "--help"} & set(arguments):
+        clusters, models = ", ".join(cluster_names()), ", ".join(model_names())
+        print(HELP.format(settings=aligned(rows(PlanConfig)), clusters=clusters, models=models), end="")
+        return 0
+    from ringattn.planner.plan import plan
+    from ringattn.report.plan import plan_fields, plan_text
+
+    config = read(PlanConfig, arguments, command="ringattn plan")
+    request = request_of(config)
+    plans = plan(request)
+    if config.json:
+        print(json.dumps(plan_fields(request, plans, asdict(config)), indent=2))
+    else:
+        print(plan_text(request, plans, model=config.model, top=config.top))
+    return 0
+
+
+def request_of(config: PlanConfig) -> Any:
+    """The settings as the planner's request."""
+    from ringattn.planner.cluster_file import read_cluster
+    from ringattn.planner.plan import Request
+    from ringattn.sequence.layout import make_layout
+    from ringattn.sequence.mask import Mask
+
+    if config.top < 1:
+        raise ValueError(f"top must be at least 1, got {config.top}: write for example top=4.")
+    if config.zero is not None and not 0 <= config.zero <= 3:
+        raise ValueError(f"zero is a stage from 0 to 3, got {config.zero}: write for example zero=1.")
+    for name in ("nodes", "batch", "sequence_parallel"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}: write for example {name}=1.")
+    layouts = tuple(word.strip() for word in config.layout.split(",") if word.strip())
+    for name in layouts or ("",):
+        make_layout(name, 0, 1)
+    return Request(
+        cluster=read_cluster(config.cluster, nodes=config.nodes),
+        sizes=sizes_of(config.model),
+        length=length_of(config.length),
+        mask=Mask(config.causal, config.window),
+        batch=config.batch,
+        dtype=config.dtype,
+        layouts=layouts,
+        checkpointing=config.checkpointing,
+        keep_attention=config.keep_attention,
+        zero=config.zero,
+        sequence_parallel=config.sequence_parallel,
+    )
+
+
+def length_of(text: str) -> int:
+    """`128k` as a number of tokens. ValueError where it is none."""
+    found = _LENGTH.fullmatch(str(text).replace("_", "").replace(",", "").strip())
+    tokens = float(found[1]) * _SCALE[found[2].lower()] if found else 0.0
+    if tokens < 1 or tokens != int(tokens):
+        raise ValueError(f"length must be a number of tokens from 1 on, got {text!r}: write length=131072, 128k or 1M.")
+    return int(tokens)
+
+
+def model_names() -> list[str]:
+    """The shipped models whose sizes are stated."""
+    return sorted(path.stem for path in _models().glob("*.yaml") if _architecture(path) is not None)
+
+
+def sizes_of(model: str) -> Any:
+    """The sizes of a shipped model, or of a checkpoint folder. ValueError where there is neither."""
+    from ringattn.planner.architecture import Architecture, architecture_of, read_config
+    from ringattn.training.typed import build, suggest
+
+    if model in model_names():
+        return build(Architecture, _architecture(_models() / f"{model}.yaml") or {}, prefix="model.architecture.")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return architecture_of(read_config(folder))
+    raise ValueError(
+        f"there is no model {model!r}.{suggest(model, model_names())} Name one of {', '.join(model_names())}, or the "
+        "folder of a Hugging Face checkpoint."
+    )
+
+
+def _models() -> Path:
+    from ringattn.launch.compose import conf_folder
+
+    return conf_folder() / "model"
+
+
+def _architecture(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = yaml.safe_load(path.read_text(encoding="utf-8")).get("architecture")
+    return found

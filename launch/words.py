@@ -1,0 +1,72 @@
+"""`key=value` words into a typed, frozen dataclass, and its fields into help: for commands without a run of their own.
+
+Each field's metadata says what it means (`setting`). A wrong key suggests the right one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import yaml
+
+from ringattn.training.typed import build, keys, suggest
+
+T = TypeVar("T")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field with a default and what it means."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+def read(cls: type[T], words: Sequence[str], *, command: str, short_forms: Mapping[str, str] | None = None) -> T:
+    """The settings that `key=value` words make. short_forms: other names for dotted settings.
+
+    Raises:
+        ValueError: an unknown key or a value of the wrong type, with a suggestion.
+    """
+    short_forms = short_forms or {}
+    known = [*keys(cls), *short_forms]
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(
+                f"a setting is written key=value, got {word!r}.{suggest(name, known)} See `{command} --help`."
+            )
+        if name not in known:
+            raise ValueError(f"there is no setting {name}.{suggest(name, known)} See `{command} --help`.")
+        *groups, last = short_forms.get(name, name).split(".")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value_of(name, text)
+    return build(cls, found)
+
+
+def value_of(name: str, text: str) -> Any:
+    """As YAML reads it; lists with or without brackets stay text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {text!r} cannot be read: write numbers, words, true, false or null") from error
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return text if isinstance(value, dict) else value
+
+
+def rows(cls: type) -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of each field that says what it means."""
+    return [
+        (item.name, yaml.safe_dump(item.default).split("\n")[0], item.metadata["meaning"])
+        for item in dataclasses.fields(cls)
+        if "meaning" in item.metadata
+    ]
+
+
+def aligned(found: Sequence[tuple[str, str, str]]) -> str:
+    """Rows as the text of a help."""
+    wide = [max(len(row[column]) for row in found) for column in (0, 1)]
+    return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in found)

@@ -1,0 +1,131 @@
+"""A plan in words: what to set, what it costs in time and memory, and why. No torch."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ringattn.planner.plan import USABLE_MEMORY, Plan, Request
+from ringattn.planner.reasons import reasons, unnamed_win
+from ringattn.planner.search import Candidate
+from ringattn.report.table import table
+
+
+def plan_text(request: Request, plans: Sequence[Plan], *, model: str, top: int) -> str:
+    """The best plan in full, the others in a table."""
+    best = plans[0]
+    cluster = request.cluster
+    blocks = [
+        f"{model} at {request.length:,} tokens on {cluster.name}: {cluster.world} x {cluster.accelerator.name}, "
+        f"{request.dtype}, {request.mask.describe()}",
+        _settings(best),
+        _schedules(best, top),
+        "\n".join(textwrap.fill(line, 118, subsequent_indent="  ") for line in _reasons(best)),
+        _time(best),
+        _memory(request, best),
+    ]
+    if len(plans) > 1:
+        blocks.append(_degrees(plans))
+    return "\n\n".join(blocks)
+
+
+def plan_fields(request: Request, plans: Sequence[Plan], settings: dict[str, Any]) -> dict[str, Any]:
+    """The plans as plain data."""
+    return {
+        "settings": settings,
+        "ranks": request.cluster.world,
+        "plans": [
+            {
+                **{key: getattr(made, key) for key in ("sequence_parallel", "data_parallel", "zero", "layout")},
+                "forward": asdict(made.forward),
+                "backward": asdict(made.backward),
+                "step_seconds": dict(made.step.parts()),
+                "memory_bytes": dict(made.memory.parts()),
+                "tokens_per_second": made.tokens_per_second,
+                "mfu": made.mfu,
+                "longest": made.longest,
+                "reasons": _reasons(made),
+            }
+            for made in plans
+        ],
+    }
+
+
+def _settings(best: Plan) -> str:
+    zero = "plain data parallel" if best.zero == 0 else f"DeepSpeed ZeRO {best.zero}"
+    lines = [
+        f"  mesh.sequence_parallel={best.sequence_parallel}",
+        f"  schedule={best.forward.schedule}",
+        f"  schedule.layout={best.layout}",
+    ]
+    if best.backward.schedule != best.forward.schedule:
+        lines.insert(2, f"  schedule.backward={best.backward.schedule}")
+    groups = f"{best.data_parallel} such groups side by side" if best.data_parallel > 1 else "no data parallelism"
+    return f"Use {best.sequence_parallel} ranks for a sequence and {groups} ({zero}):\n" + "\n".join(lines)
+
+
+def _schedules(best: Plan, top: int) -> str:
+    rows = []
+    for candidates in (best.found.forward, best.found.backward):
+        for number, made in enumerate(candidates[:top]):
+            rows.append([_word(made) if not number else "", made.schedule, *_times(made)])
+    how = "played by the simulator" if best.forward.played else "estimated, as the world is too large to play"
+    head = ["attention", "schedule", "ms", "computation", "busiest link", "not hidden", "that link"]
+    return f"One layer's attention ({how}):\n" + table(
+        head, rows, left=["attention", "schedule", "that link", "layout", "forward", "backward"]
+    )
+
+
+def _times(made: Candidate) -> list[str]:
+    numbers = (made.seconds, made.compute, made.wire, made.exposed)
+    return [*(f"{1e3 * value:,.2f}" for value in numbers), made.lane or "-"]
+
+
+def _word(made: Candidate) -> str:
+    return "backward" if made.backward else "forward"
+
+
+def _reasons(best: Plan) -> list[str]:
+    found = reasons(best.found, best.forward, best.backward, best.sequence_parallel)
+    wins = [unnamed_win(candidates) for candidates in (best.found.forward, best.found.backward)]
+    return found + [win for win in wins if win]
+
+
+def _time(best: Plan) -> str:
+    total = best.step.total
+    rows = [[name, f"{seconds:,.3f}", f"{seconds / total:.0%}"] for name, seconds in best.step.parts()]
+    return f"A step of {best.tokens:,} tokens: {best.tokens_per_second:,.0f} tokens/s, {best.mfu:.1%} MFU\n" + table(
+        ["part", "seconds", "share"], rows, left=["part"]
+    )
+
+
+def _memory(request: Request, best: Plan) -> str:
+    usable = USABLE_MEMORY * request.cluster.accelerator.memory
+    rows = [[name, f"{size / 1e9:,.2f}"] for name, size in best.memory.parts()]
+    return (
+        f"Memory of a rank, of {usable / 1e9:.1f} GB to use ({USABLE_MEMORY:.0%} of what there is). The longest "
+        f"sequence that fits so: {best.longest:,} tokens\n" + table(["part", "GB"], rows, left=["part"])
+    )
+
+
+def _degrees(plans: Sequence[Plan]) -> str:
+    rows = [
+        [
+            str(made.sequence_parallel),
+            str(made.data_parallel),
+            str(made.zero),
+            made.layout,
+            made.forward.schedule,
+            made.backward.schedule,
+            f"{made.tokens_per_second:,.0f}",
+            f"{made.mfu:.1%}",
+            f"{made.memory.total / 1e9:,.1f}",
+        ]
+        for made in plans
+    ]
+    head = ["ranks a sequence", "groups", "zero", "layout", "forward", "backward", "tokens/s", "MFU", "GB"]
+    return "Degrees that fit:\n" + table(
+        head, rows, left=["attention", "schedule", "that link", "layout", "forward", "backward"]
+    )

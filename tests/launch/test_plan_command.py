@@ -1,0 +1,83 @@
+"""`ringattn plan`, as it is typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ringattn.launch.cli import main
+from ringattn.launch.plan import length_of, model_names
+
+# A world so small that a plan takes a second.
+SMALL = ["cluster=h100_8x", "model=llama3_1b", "length=32k"]
+
+
+def run(*words, capsys):
+    code = main(["plan", *words])
+    return code, capsys.readouterr()
+
+
+def test_a_plan_says_what_to_set_and_why(capsys):
+    code, printed = run(*SMALL, capsys=capsys)
+    assert code == 0
+    out = printed.out
+    assert out.startswith("llama3_1b at 32,768 tokens on h100_8x: 8 x NVIDIA H100 SXM5 80 GB, bfloat16, causal")
+    for words in ("mesh.sequence_parallel=", "schedule.layout=", "forward, ", "backward, ", "MFU", "attention buffers"):
+        assert words in out
+    assert max(len(line) for line in out.splitlines() if not line.startswith(" ") and "|" not in line) < 200
+
+
+def test_the_same_as_json(capsys):
+    code, printed = run(*SMALL, "json=true", capsys=capsys)
+    found = json.loads(printed.out)
+    assert code == 0 and found["ranks"] == 8
+    best = found["plans"][0]
+    assert {"forward", "backward", "memory_bytes", "step_seconds", "mfu", "reasons"} <= set(best)
+    assert best["memory_bytes"]["total"] == sum(v for k, v in best["memory_bytes"].items() if k != "total")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["clster=h100_8x"], "there is no setting clster. Did you mean 'cluster'?"),
+        (["h100_8x"], "a setting is written key=value, got 'h100_8x'"),
+        (["cluster=h10_8x"], "there is no cluster 'h10_8x' (did you mean 'h100_8x'?)"),
+        (["model=lama3_8b"], "there is no model 'lama3_8b'. Did you mean 'llama3_8b'?"),
+        (["length=12q"], "length must be a number of tokens from 1 on, got '12q'"),
+        (["zero=4"], "zero is a stage from 0 to 3, got 4"),
+        (["nodes=0"], "nodes must be at least 1, got 0"),
+        (["layout=zig-zag"], "unknown layout 'zig-zag' (did you mean 'zigzag'?)"),
+        (["dtype=float8"], "dtype must be one of"),
+        ([*SMALL, "batch=1", "length=4"], "there are more ranks than tokens: 8 ranks for sequences of 4 tokens"),
+        (["cluster=h100_8x", "model=llama3_70b", "length=1M"], "the model does not fit under any plan"),
+    ],
+)
+def test_mistakes(words, message, capsys):
+    code, printed = run(*words, capsys=capsys)
+    assert code == 2 and message in printed.err and printed.out == ""
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("131072", 131072), ("128k", 131072), ("1M", 2**20), ("1_000", 1000)])
+def test_lengths(text, tokens):
+    assert length_of(text) == tokens
+
+
+def test_help_lists_clusters_and_models_and_imports_no_torch():
+    code = (
+        "import sys; from ringattn.launch.cli import main; main(['plan', '--help']); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "h100_8x" in done.stdout and "llama3_8b" in done.stdout
+    assert "llama3_8b" in model_names()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_thousand_gpus_and_ten_million_tokens_within_a_minute():
+    code = (
+        "import time, sys; from ringattn.launch.cli import main;"
+        "code = main(['plan', 'cluster=h100_8x', 'nodes=128', 'model=llama3_8b', 'length=10M']);"
+        "assert code == 0 and 'torch' not in sys.modules; assert time.process_time() < 60, time.process_time()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
