@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -25,3 +28,14 @@ def worker_threads(wanted: int | None) -> int:
     """Threads of one worker: the cores of this machine shared evenly, one at least."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def shared_threads(group: dist.ProcessGroup | None = None) -> int:
+    """The cores of this machine shared evenly among its ranks, in whichever container or network namespace they are;
+    one at least. Collective over a gloo group, the default one unless given."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    machine = boot.read_text() if boot.exists() else socket.gethostname()
+    everyone = [machine] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, machine, group=group)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // everyone.count(machine))

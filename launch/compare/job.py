@@ -18,7 +18,7 @@ from ringattn.launch.compare.about import Place, commit, hardware, host_names, p
 from ringattn.launch.compare.assemble import assemble
 from ringattn.launch.compare.input import Reference, make_shards
 from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
-from ringattn.launch.device import choose_device, worker_threads
+from ringattn.launch.device import choose_device, shared_threads
 from ringattn.launch.failure import one_sentence
 from ringattn.launch.schedules import load
 
@@ -67,7 +67,7 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
     )
     device = together(lambda: choose_device(config.launcher.device))
     if device.type == "cpu":
-        torch.set_num_threads(worker_threads(config.launcher.threads))
+        torch.set_num_threads(config.launcher.threads or shared_threads())
     # All ranks must choose the same for `auto`, and files are rank 0's.
     described = [cluster]
     dist.broadcast_object_list(described, src=0)

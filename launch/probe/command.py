@@ -111,7 +111,7 @@ def _measure(options: argparse.Namespace) -> int:
 
     import torch
     import torch.distributed as dist
-    from ringattn.launch.device import choose_device
+    from ringattn.launch.device import choose_device, shared_threads
 
     from ringattn.runtime.groups import make_groups
 
@@ -121,24 +121,12 @@ def _measure(options: argparse.Namespace) -> int:
         groups = make_groups(None, _TIMEOUT)
         assert groups is not None
         if device.type == "cpu":
-            torch.set_num_threads(options.threads or _threads(groups))
+            torch.set_num_threads(options.threads or shared_threads(groups.control))
         _work(options, groups)
         dist.barrier()
     finally:
         dist.destroy_process_group()
     return 0
-
-
-def _threads(groups: Any) -> int:
-    """The cores of this machine shared evenly among its ranks, whichever container or namespace they are in."""
-    import torch.distributed as dist
-
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    machine = boot.read_text() if boot.exists() else socket.gethostname()
-    everyone = [machine] * groups.world
-    dist.all_gather_object(everyone, machine, group=groups.control)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // everyone.count(machine))
 
 
 def _work(options: argparse.Namespace, groups: Any) -> None:

@@ -20,6 +20,7 @@ from ringattn.planner.costs import BACKWARD_FLOPS, FORWARD_FLOPS
 
 HEADS, HEAD_DIM = 8, 64
 _TURNS = 3
+_MOST_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,26 @@ def timed(wire: Wire, call: Callable[[], object], seconds: float) -> float:
     return statistics.median(wire.gather(statistics.median(spent)))
 
 
+def timed_in_step(wire: Wire, call: Callable[[], object], seconds: float) -> float:
+    """Seconds of one call of which all ranks make one and then wait for each other: as in a schedule, where a rank
+    computes when it was just woken, beside others on the same cores, and all go on with the slowest. The median of
+    calls. Collective.
+    """
+    if wire.groups.device.type != "cpu":
+        # A device has its cores to itself, and a look at each call's end would add the host's time to it.
+        return timed(wire, call, seconds)
+    spent = [_slowest(wire, call) for _ in range(2)]
+    more = min(_MOST_STEPS, round(seconds / max(spent[-1], 1e-9)))
+    spent = [_slowest(wire, call) for _ in range(max(1, more))]
+    return statistics.median(spent)
+
+
+def _slowest(wire: Wire, call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return max(wire.gather(time.perf_counter() - start))
+
+
 def _kernel(wire: Wire, chosen: AttentionKernel, dtype: torch.dtype, edges: Sequence[int], seconds: float) -> Kernel:
     launch = timed(wire, _calls(chosen, wire, dtype, 8, causal=False)[0], seconds / 2)
     forward: list[Rate] = []
@@ -104,7 +125,7 @@ def _kernel(wire: Wire, chosen: AttentionKernel, dtype: torch.dtype, edges: Sequ
     for edge in edges:
         calls = _calls(chosen, wire, dtype, edge, causal=False)
         for call, flops, rates in zip(calls, (FORWARD_FLOPS, BACKWARD_FLOPS), (forward, backward)):
-            spent = timed(wire, call, seconds)
+            spent = timed_in_step(wire, call, seconds)
             # What a call takes whatever it computes is a number of its own.
             rates.append(Rate(edge, flops * edge**2 * HEAD_DIM * HEADS / max(spent - launch, spent / 2)))
     # A diagonal costs more on short blocks; the longest is nearest to what long sequences come to. In turns, so that
@@ -133,14 +154,14 @@ def _calls(
     wide = sum_dtype(dtype)
     out, lse = chosen.forward(query, key, value, band, scale=scale, softcap=None)
     delta = (out.to(wide) * grad.to(wide)).sum(-1)
-    rows_first = chosen.prepare(grad.permute(2, 0, 1, 3), delta.permute(2, 0, 1))
-    extra = rows_first.permute(1, 2, 0, *range(3, rows_first.dim()))
     lse = lse.to(wide)
 
     def forward() -> object:
         return chosen.forward(query, key, value, band, scale=scale, softcap=None)
 
     def backward() -> object:
+        rows_first = chosen.prepare(grad.permute(2, 0, 1, 3), delta.permute(2, 0, 1))
+        extra = rows_first.permute(1, 2, 0, *range(3, rows_first.dim()))
         return chosen.backward(grad, query, key, value, lse, extra, band, scale=scale, softcap=None)
 
     return forward, backward

@@ -74,8 +74,6 @@ class Effort:
             f"causal={str(case.causal).lower()}",
             f"repeats={self.repeats}",
             "recorded=1",
-            # All hosts share this machine's cores: with a thread a core in each rank they would stop each other.
-            "launcher.threads=1",
             "error=false",
         ]
 
