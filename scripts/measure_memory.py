@@ -60,6 +60,8 @@ class Case:
         ]
         if step.gradient_checkpointing:
             words.append("checkpointed" if step.keep_attention else "checkpointed whole")
+        if sizes.tie_embeddings:
+            words.append("tied")
         if step.accumulation > 1:
             words.append(f"{step.accumulation} parts")
         return ", ".join(words)
@@ -105,6 +107,8 @@ CASES = (
     Case(architecture(384, 3, 1000, 6, 6, 1024), replace(PLAIN, layout="striped", schedule="ring")),
     Case(architecture(512, 2, 8000, 8, 2, 1408), replace(PLAIN, length=2048, loss_chunk=1024)),
     Case(architecture(512, 4, 1000, 8, 2, 1408), replace(AGAIN, length=1024, item_bytes=2, keep_attention=False)),
+    Case(architecture(512, 6, 8000, 8, 2, 1408), replace(AGAIN, length=512, schedule="ring")),
+    Case(replace(SMALL, vocabulary=8000, tie_embeddings=True, attention_bias=True), replace(NARROW, loss_chunk=64)),
     Case(SMALL, replace(PLAIN, length=4096, ranks=1)),
     Case(architecture(256, 4, 2000, 8, 4, 704), replace(AGAIN, length=512, ranks=1, item_bytes=2, moments=(1, 2))),
     Case(architecture(384, 3, 8000, 6, 2, 1024), replace(AGAIN, length=512, ranks=1, moments=(1, 2), loss_chunk=64)),
