@@ -21,11 +21,22 @@ def setting(default: Any, meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
-def read(cls: type[T], words: Sequence[str], *, command: str, short_forms: Mapping[str, str] | None = None) -> T:
-    """The settings that `key=value` words make. short_forms: other names for dotted settings.
+def read(cls: type[T], words: Sequence[str], *, command: str) -> T:
+    """The settings that `key=value` words make.
 
     Raises:
         ValueError: an unknown key or a value of the wrong type, with a suggestion.
+    """
+    return build(cls, mapping(cls, words, command=command))
+
+
+def mapping(
+    cls: type, words: Sequence[str], *, command: str, short_forms: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The words as a nested mapping that `build` takes. short_forms: other names for dotted settings.
+
+    Raises:
+        ValueError: a word that is not key=value, or an unknown key, with a suggestion.
     """
     short_forms = short_forms or {}
     known = [*keys(cls), *short_forms]
@@ -42,16 +53,16 @@ def read(cls: type[T], words: Sequence[str], *, command: str, short_forms: Mappi
         place = found
         for group in groups:
             place = place.setdefault(group, {})
-        place[last] = value_of(name, text)
-    return build(cls, found)
+        place[last] = value_of(text)
+    return found
 
 
-def value_of(name: str, text: str) -> Any:
-    """As YAML reads it; lists with or without brackets stay text."""
+def value_of(text: str) -> Any:
+    """As YAML reads it; lists with or without brackets, and what is no YAML, stay text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: {text!r} cannot be read: write numbers, words, true, false or null") from error
+    except yaml.YAMLError:
+        return text
     if isinstance(value, list):
         return ",".join(map(str, value))
     return text if isinstance(value, dict) else value

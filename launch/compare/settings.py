@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
+from ringattn.launch.words import aligned, mapping, rows, setting
 
 from ringattn.planner.choose import AUTO
 from ringattn.planner.cluster import Cluster
@@ -22,7 +21,7 @@ from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.mask import Mask
 from ringattn.training.config import LauncherConfig
-from ringattn.training.typed import build, keys, suggest
+from ringattn.training.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
 ERROR_LENGTH = 8192
@@ -35,36 +34,32 @@ _ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 _SHORT_FORMS = {"ranks": "launcher.processes"}
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """What to run, on what input, how often, and what to write."""
 
-    schedules: str = _setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
-    backward: str = _setting("same", "the schedule of every backward; same: each schedule's own")
-    layout: str = _setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
-    length: int = _setting(2048, "tokens of the whole sequence")
-    batch: int = _setting(1, "sequences at a time")
-    query_heads: int = _setting(8, "query heads")
-    key_heads: int = _setting(2, "key and value heads, of which the query heads are a multiple")
-    head_dim: int = _setting(64, "numbers in a head")
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = _setting("float32", "of query, key and value")
-    causal: bool = _setting(True, "whether a query sees no key behind its own position")
-    window: int | None = _setting(None, "how many keys a query sees at most, its own included")
-    documents: str | None = _setting(None, "cumulative lengths of packed documents: 0,500,2048")
-    kernel: str = _setting("auto", "of attention on one rank; see `ringattn doctor`")
-    repeats: int = _setting(5, "timed rounds; medians want 3 or more")
-    warmup: int = _setting(1, "rounds before them")
-    recorded: int = _setting(3, "rounds after them with timelines, of which the middle one is shown")
-    error: bool | None = _setting(None, f"errors against fp64; null: up to {ERROR_LENGTH:,} tokens")
-    seed: int = _setting(0, "of the input")
-    cluster: str | None = _setting("auto", f"for predictions: a name or a file; auto: {OWN_CLUSTER}; null: none")
-    nodes: int | None = _setting(None, "hosts of that cluster, instead of its file's number")
-    folder: str | None = _setting(None, "where to write; null: runs/compare-DATE-TIME")
-    timeout: float = _setting(300.0, "seconds after which a rank that does not answer is given up")
+    schedules: str = setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
+    backward: str = setting("same", "the schedule of every backward; same: each schedule's own")
+    layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
+    length: int = setting(2048, "tokens of the whole sequence")
+    batch: int = setting(1, "sequences at a time")
+    query_heads: int = setting(8, "query heads")
+    key_heads: int = setting(2, "key and value heads, of which the query heads are a multiple")
+    head_dim: int = setting(64, "numbers in a head")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = setting("float32", "of query, key and value")
+    causal: bool = setting(True, "whether a query sees no key behind its own position")
+    window: int | None = setting(None, "how many keys a query sees at most, its own included")
+    documents: str | None = setting(None, "cumulative lengths of packed documents: 0,500,2048")
+    kernel: str = setting("auto", "of attention on one rank; see `ringattn doctor`")
+    repeats: int = setting(5, "timed rounds; medians want 3 or more")
+    warmup: int = setting(1, "rounds before them")
+    recorded: int = setting(3, "rounds after them with timelines, of which the middle one is shown")
+    error: bool | None = setting(None, f"errors against fp64; null: up to {ERROR_LENGTH:,} tokens")
+    seed: int = setting(0, "of the input")
+    cluster: str | None = setting("auto", f"for predictions: a name or a file; auto: {OWN_CLUSTER}; null: none")
+    nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
+    folder: str | None = setting(None, "where to write; null: runs/compare-DATE-TIME")
+    timeout: float = setting(300.0, "seconds after which a rank that does not answer is given up")
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
     @property
@@ -99,21 +94,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
     Raises:
         ValueError: an unknown key or value, with a suggestion; a rule that the values break.
     """
-    known = [*keys(CompareConfig), *_SHORT_FORMS]
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise ValueError(
-                f"a setting is written key=value, got {word!r}.{suggest(name, known)} See `ringattn compare --help`."
-            )
-        if name not in known:
-            raise ValueError(f"there is no setting {name}.{suggest(name, known)} See `ringattn compare --help`.")
-        *groups, last = _SHORT_FORMS.get(name, name).split(".")
-        place = found
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = _value(text)
+    found = mapping(CompareConfig, words, command="ringattn compare", short_forms=_SHORT_FORMS)
     if world is not None:
         given = found.setdefault("launcher", {}).setdefault("processes", world)
         if given != world:
@@ -121,17 +102,6 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
     config = build(CompareConfig, found)
     _check(config)
     return config
-
-
-def _value(text: str) -> Any:
-    """As YAML reads it; lists with or without brackets, and what is no YAML, stay text."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return text if isinstance(value, dict) else value
 
 
 def split_schedules(words: str) -> list[str]:
@@ -224,12 +194,7 @@ def cluster_of(config: CompareConfig) -> tuple[Cluster | None, str]:
 
 def help_text() -> str:
     """The settings with their meanings and defaults."""
-    rows = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun")]
-    for item in dataclasses.fields(CompareConfig):
-        if "meaning" in item.metadata:
-            rows.append((item.name, yaml.safe_dump(item.default).split("\n")[0], item.metadata["meaning"]))
-    launch = LauncherConfig()
-    rows.append(("launcher.device", launch.device, "auto, cpu or cuda"))
-    rows.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
-    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in rows)
+    found = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun"), *rows(CompareConfig)]
+    found.append(("launcher.device", LauncherConfig().device, "auto, cpu or cuda"))
+    found.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
+    return aligned(found)
