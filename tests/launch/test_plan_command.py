@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-
 from ringattn.launch.cli import main
 from ringattn.launch.plan import length_of, model_names
 
@@ -81,3 +81,11 @@ def test_a_thousand_gpus_and_ten_million_tokens_within_a_minute():
         "assert code == 0 and 'torch' not in sys.modules; assert time.process_time() < 60, time.process_time()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_documented_example_is_what_is_printed(capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "plan.md").read_text(encoding="utf-8")
+    shown = page.split("```console\n$ ringattn plan ", 1)[1].split("```", 1)[0]
+    words, expected = shown.split("\n", 1)
+    _, printed = run(*words.split(), capsys=capsys)
+    assert printed.out == expected, "paste the output anew into docs/plan.md"
