@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ringattn.planner.cluster import Accelerator, Cluster, Kernel, Link, Rate
@@ -115,8 +116,15 @@ def played(call: Call, schedule: str, *, backward: bool) -> Time:
     return Time(made.seconds, max(made.computed), made.wire_bound(cluster)[0])
 
 
-@lru_cache(maxsize=16)
 def estimator_of(call: Call) -> Estimator:
+    # What takes time to set up, areas and ways, does not depend on key heads: the rest is done once for all of them.
+    found = copy(_estimator(replace(call, key_heads=QUERY_HEADS)))
+    found.workload = workload_of(call)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _estimator(call: Call) -> Estimator:
     return Estimator(cluster_of(call.cluster, call.ranks), workload_of(call))
 
 
