@@ -1,7 +1,7 @@
 """Draw docs/choosing-a-schedule.md: its pictures and its tables, all predicted by the planner.
 
     python scripts/draw_choosing.py                # write what differs
-    python scripts/draw_choosing.py --search       # search for the best schedules anew first: half an hour on one core
+    python scripts/draw_choosing.py --search       # search for the best schedules anew first: ten minutes
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. A test checks that the committed document is what this
 makes.
