@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ringattn.schedule.value import Shape
 
-_ROUTES = ("one", "both", "direct")
+_ROUTES = ("one", "back", "both", "direct")
 
 
 @dataclass(frozen=True, order=True)
@@ -57,7 +57,8 @@ class Point:
             }
             return named.get(rest)
         if (self.heads, self.queries) == (1, 1):
-            return "tokenring" if rest == ("one", "one", "straight", "yes") else None
+            turns = {"one": "tokenring", "back": "tokenring:back=1"}
+            return turns.get(self.query_route) if rest[1:] == ("one", "straight", "yes") else None
         if (self.queries, self.keys) == (1, 1):
             return "ulysses" if rest == ("one", "one", "straight", "no") else None
         if self.keys == 1 and rest == ("one", "one", "along", "yes"):

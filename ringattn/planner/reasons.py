@@ -12,6 +12,7 @@ _ASKED = ("ring", "biring", "tokenring", "allgather", "ulysses")
 
 _TRAVELS = {
     "one": "hop by hop, one way",
+    "back": "hop by hop, one way but for the last",
     "both": "hop by hop, both ways",
     "direct": "straight from each owner",
     "levels": "over rings inside hosts and between them",
@@ -42,7 +43,7 @@ def travels(schedule: str, ranks: int) -> str:
         route = _TRAVELS[str(numbers.get("key_route", _route_of(name)))]
         parts.append(f"K, V travel over {queries} {_places(heads)}, {route}")
     if keys > 1:
-        route = _TRAVELS[str(numbers.get("query_route", "one"))]
+        route = _TRAVELS[str(numbers.get("query_route", "back" if numbers.get("back") else "one"))]
         parts.append(f"queries travel over {keys} {_places(heads)}, {route}, and results straight home")
     return " and ".join(parts) if parts else "nothing travels"
 

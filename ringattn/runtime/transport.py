@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
@@ -105,11 +105,17 @@ class _Works:
 
 
 class Mailboxes:
-    """What is under way between the ranks of a world that lives in one process."""
+    """What is under way between the ranks of a world that lives in one process.
+
+    boxes[source, target, n]: the n-th message from one rank to another. As with process groups, the n-th receive that
+    is posted gets the n-th that was sent, whichever is waited for first.
+    """
 
     def __init__(self, world: int) -> None:
         self.world = world
-        self.boxes: defaultdict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
+        self.boxes: dict[tuple[int, int, int], Tensor] = {}
+        self.sent: Counter[tuple[int, int]] = Counter()
+        self.posted: Counter[tuple[int, int]] = Counter()
 
 
 class VirtualTransport:
@@ -118,24 +124,29 @@ class VirtualTransport:
     def __init__(self, rank: int, mailboxes: Mailboxes) -> None:
         self.rank = rank
         self.world = mailboxes.world
-        self._boxes = mailboxes.boxes
+        self._mail = mailboxes
 
     def post(self, receives: Sequence[Parcel], sends: Sequence[Parcel]) -> tuple[list[Pending], list[Pending]]:
+        mail = self._mail
         for peer, buffer, _ in sends:
             # What was sent is what lay there when it was sent, whatever the sender does to its buffer afterwards.
-            self._boxes[self.rank, peer].append(buffer.clone())
-        received: list[Pending] = [_Delivery(self._boxes[peer, self.rank], buffer) for peer, buffer, _ in receives]
+            mail.boxes[self.rank, peer, mail.sent[self.rank, peer]] = buffer.clone()
+            mail.sent[self.rank, peer] += 1
+        received: list[Pending] = []
+        for peer, buffer, _ in receives:
+            received.append(_Delivery(mail, (peer, self.rank, mail.posted[peer, self.rank]), buffer))
+            mail.posted[peer, self.rank] += 1
         return received, [_Done() for _ in sends]
 
 
 class _Delivery:
-    def __init__(self, box: deque[Tensor], buffer: Tensor) -> None:
-        self._box, self._buffer = box, buffer
+    def __init__(self, mail: Mailboxes, box: tuple[int, int, int], buffer: Tensor) -> None:
+        self._mail, self._box, self._buffer = mail, box, buffer
 
     def wait(self, timeout: float) -> None:
-        if not self._box:
+        message = self._mail.boxes.pop(self._box, None)
+        if message is None:
             raise RuntimeError("nothing was sent")
-        message = self._box.popleft()
         if message.numel() != self._buffer.numel():
             raise RuntimeError(f"{message.numel()} bytes were sent and {self._buffer.numel()} expected")
         self._buffer.copy_(message)

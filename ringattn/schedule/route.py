@@ -62,6 +62,26 @@ class OneWay:
 
 
 @dataclass(frozen=True)
+class OneWayAndBack:
+    """Hop by hop around the ring as far as the last but one; the last, the owner's neighbour on the other side, has it
+    straight from the owner, any time until the rest is round.
+
+    Results that go straight home from that neighbour take the link on which parcels travel: with the last parcel kept
+    off that link it carries no more than before.
+    """
+
+    def lanes(self, size: int) -> int:
+        return 1
+
+    def chains(self, members: Sequence[int], source: int, lane: int) -> list[Chain]:
+        size = len(members)
+        if size <= 2:
+            return OneWay().chains(members, source, lane)
+        back = Hop(0, size - 3, members[source], members[source - 1])
+        return [_walk(members, source, size - 2, direction=1), (back,)]
+
+
+@dataclass(frozen=True)
 class BothWays:
     """Half of the members clockwise and half counter-clockwise, in half the steps.
 
@@ -135,12 +155,12 @@ class ManyRings:
 
 
 def make_route(name: str, inner: int | None = None) -> Route:
-    """The route called `one`, `both`, `direct` or `levels`; that one needs `inner`. ValueError for any other."""
+    """The route called `one`, `back`, `both`, `direct` or `levels`, which needs `inner`. ValueError for any other."""
     if name == "levels":
         if inner is None:
             raise ValueError("route 'levels' needs inner=, the number of neighbours in an inner ring")
         return TwoLevels(inner)
-    simple: dict[str, Route] = {"one": OneWay(), "both": BothWays(), "direct": Direct()}
+    simple: dict[str, Route] = {"one": OneWay(), "back": OneWayAndBack(), "both": BothWays(), "direct": Direct()}
     if name not in simple:
         known = [*simple, "levels"]
         raise ValueError(f"unknown route {name!r}{suggest(name, known)}; there are {', '.join(known)}")

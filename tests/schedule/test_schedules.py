@@ -12,7 +12,7 @@ from ringattn.schedule.route import disjoint_rings
 from ringattn.schedule.value import Kind, Shape, Side, key_heads_of
 from ringattn.schedule.verify import verify
 
-NAMES = [name for name in schedules() if name != "grid"]
+NAMES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
 
 
 def grid_points(world: int) -> list[str]:
