@@ -12,7 +12,18 @@ from ringattn.launch.compare.settings import CompareConfig, read
 from testbed import Kind, Topology, parse_rate
 
 HOSTS = 4
-SCHEDULES = ("ring", "biring", "tokenring", "allgather", "ulysses", "usp", "doublering", "multiring", "tile")
+SCHEDULES = (
+    "ring",
+    "biring",
+    "tokenring",
+    "tokenring:back=1",
+    "allgather",
+    "ulysses",
+    "usp",
+    "doublering",
+    "multiring",
+    "tile",
+)
 
 # Links inside a group over the uplink between groups.
 INSIDE_OVER_BETWEEN = 2

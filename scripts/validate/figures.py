@@ -73,9 +73,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Gain:
-    """TokenRing's time over ring's in one case and direction, measured and predicted."""
+    """The time of `schedule`, a TokenRing, over ring's in one case and direction, measured and predicted."""
 
     case: str
+    schedule: str
     direction: str
     measured: float
     predicted: float
@@ -159,7 +160,9 @@ def _gains(figures: Sequence[Figure]) -> tuple[Gain, ...]:
     found = []
     for (case, direction), group in grouped(figures, lambda f: (f.case, f.direction)).items():
         by_name = {figure.schedule: figure for figure in group}
-        if {"tokenring", "ring"} <= set(by_name):
-            fast, slow = by_name["tokenring"], by_name["ring"]
-            found.append(Gain(case, direction, fast.measured / slow.measured, fast.predicted / slow.predicted))
+        for name in ("tokenring", "tokenring:back=1"):
+            if {name, "ring"} <= set(by_name):
+                fast, slow = by_name[name], by_name["ring"]
+                gain = fast.measured / slow.measured, fast.predicted / slow.predicted
+                found.append(Gain(case, name, direction, *gain))
     return tuple(found)

@@ -66,9 +66,9 @@ def _gains(summary: Summary) -> str:
     for gain in summary.gains:
         wanted = TARGETS[f"tokenring over ring, {gain.direction}"] if _is_its_best(gain.case) else None
         target = "" if wanted is None else f"<= {wanted:g}"
-        rows.append([gain.case, gain.direction, f"{gain.measured:.3f}", f"{gain.predicted:.3f}", target])
+        rows.append([gain.case, gain.schedule, gain.direction, f"{gain.measured:.3f}", f"{gain.predicted:.3f}", target])
     title = "TokenRing's time over ring's"
-    return f"{title}\n\n" + markdown(["case", "direction", "measured", "predicted", "target"], rows)
+    return f"{title}\n\n" + markdown(["case", "schedule", "direction", "measured", "predicted", "target"], rows)
 
 
 def _is_its_best(case: str) -> bool:

@@ -118,7 +118,7 @@ def test_tokenring_over_ring():
     summary = summarize([figure("ring", 0.5, 0.4), figure("tokenring", 0.3, 0.2)])
     (gain,) = summary.gains
     assert (gain.measured, gain.predicted) == (pytest.approx(0.6), pytest.approx(0.5))
-    assert "| mesh-50Mbit-8-8-full | forward   |    0.600 |     0.500 | <= 0.65 |" in told(summary)
+    assert "| mesh-50Mbit-8-8-full | tokenring | forward   |    0.600 |     0.500 | <= 0.65 |" in told(summary)
 
 
 def test_nothing_measured_is_refused():
