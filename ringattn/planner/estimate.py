@@ -55,12 +55,14 @@ class _Tour:
     """How one parcel spreads over a line, as offsets from its owner: the same for every owner.
 
     arrival[offset]: the step that brings it there, -1 at the owner. hops[step]: (offset from the sender, share of the
-    parcel) of what moves in that step; a hop that lasts longer is spread over its steps. ends: (offset from the owner,
-    share) of where its chains end.
+    parcel) of what moves in that step; a hop that lasts longer is spread over its steps. follow: (step,
+    offset, share) of the hops that a sum of gradients makes along its chains: all but the first of each, which brings
+    the parcel to where the first share is made. ends: (offset from the owner, share) of where its chains end.
     """
 
     arrival: NDArray[np.int64]
     hops: tuple[tuple[tuple[int, float], ...], ...]
+    follow: tuple[tuple[int, int, float], ...]
     ends: tuple[tuple[int, float], ...]
     inner: int
 
@@ -84,18 +86,21 @@ def _tour(name: str, inner_ring: int | None, size: int) -> _Tour:
     arrival = np.full(size, -1, dtype=np.int64)
     hops: defaultdict[int, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
     ends: defaultdict[int, float] = defaultdict(float)
+    follow: list[tuple[int, int, float]] = []
     for lane in range(lanes):
         for chain in route.chains(range(size), 0, lane):
             ends[chain[-1].target] += 1 / lanes
-            for step, due, source, target in chain:
+            for place, (step, due, source, target) in enumerate(chain):
                 arrival[target] = max(arrival[target], due)
                 groups, seats = target // inner - source // inner, target % inner - source % inner
                 offset = groups % (size // inner) * inner + seats % inner
+                if place:
+                    follow.append((step, offset, 1 / lanes))
                 for during in range(step, due + 1):
                     hops[during][offset] += 1 / lanes / (due + 1 - step)
     last = max(hops, default=-1)
     moved = tuple(tuple(sorted(hops[step].items())) for step in range(last + 1))
-    return _Tour(arrival, moved, tuple(sorted(ends.items())), inner)
+    return _Tour(arrival, moved, tuple(follow), tuple(sorted(ends.items())), inner)
 
 
 class Estimator:
@@ -316,10 +321,9 @@ class _Pass:
             steps[self.leaves(int(ready[0]), delay)] += size / point.heads * self.estimator.cells_load(point)
         if along and len(tour.hops):
             # The same tour, one step behind, and home from the end of it.
-            for step, hops in enumerate(tour.hops[1:]):
-                for rank_offset, share in hops:
-                    load = self.estimator.load(point, side, tour, rank_offset)
-                    steps[step + int(ready[0]) + 2] += size * share * load
+            for step, rank_offset, share in tour.follow:
+                load = self.estimator.load(point, side, tour, rank_offset)
+                steps[step + int(ready[0]) + 1] += size * share * load
             end = int(ready.max()) + 1
             for rank_offset, share in tour.ends:
                 steps[end] += size * share * self.estimator.load(point, side, tour, _reverse(tour, rank_offset))
