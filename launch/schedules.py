@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -73,9 +74,10 @@ def overview() -> str:
     rows = []
     for name in schedules():
         line, numbers = about(name)
-        first, *more = textwrap.wrap(line, 76)
-        rows.append([name, ", ".join(numbers) or "-", first])
-        rows += [["", "", words] for words in more]
+        columns = zip_longest(
+            [name], textwrap.wrap(", ".join(numbers) or "-", 26), textwrap.wrap(line, 76), fillvalue=""
+        )
+        rows += [list(row) for row in columns]
     return table(["schedule", "numbers", "what it does"], rows, left=("schedule", "numbers", "what it does"))
 
 

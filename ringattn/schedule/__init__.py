@@ -83,7 +83,7 @@ def about(name: str) -> tuple[str, tuple[str, ...]]:
     """What a named schedule does, the first sentence of its builder's docstring, and the numbers that it takes."""
     parse(name)
     builder = _BUILDERS[name]
-    words = " ".join((inspect.getdoc(builder) or "").split())
+    words = " ".join((inspect.getdoc(builder) or "").split("\n\n")[0].split())
     line = re.split(r"(?<=\.) (?=[`A-Z])", words, maxsplit=1)[0]
     return line, tuple(key for key in inspect.signature(builder).parameters if key != "shape")
 
