@@ -8,13 +8,15 @@ import pytest
 from hosts import SCRIPTS, needs_hosts
 from validate import command
 from validate.cases import HOSTS, Bed, Case, Effort, all_cases, choose
-from validate.figures import Figure, percentile, summarize
+from validate.figures import TARGETS, Figure, percentile, summarize
 from validate.record import Run, read_run
 from validate.tables import markdown, told
 
 from ringattn.planner.timeline import Event, RankTimeline
 from ringattn.report import comparison_json
 from ringattn.report.comparison import Comparison, Pass, Result, Setup
+
+STORED = sorted(path.parent for path in (SCRIPTS.parent / "docs" / "measurements").glob("*/run.json"))
 
 
 def figure(schedule, measured, predicted, *, case="mesh-50Mbit-8-8-full", direction="forward", wire_bound=0.1):
@@ -216,3 +218,11 @@ def test_a_small_run_and_its_replay(tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stdout in done.stdout
     assert json.loads((out / "summary.json").read_text())["count"] == 4
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_stored_measurements_are_still_predicted(folder):
+    """The targets for predictions, against what was measured once: what a change of the simulator must not lose."""
+    summary = summarize([*read_run(folder).figures()])
+    assert summary.error_median <= TARGETS["error, median"]
+    assert summary.error_p90 <= TARGETS["error, 90th percentile"]
