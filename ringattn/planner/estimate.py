@@ -190,10 +190,10 @@ class _Pass:
     def estimate(self) -> Estimate:
         busy = self.computing()
         self.last_busy = len(busy) - 1
-        at_once, later = self.timed(busy, delay=0), self.timed(busy, delay=1)
         # Results leave behind their step's tasks: with the next step's parcels where tasks take long, else beside
         # those of their own step.
-        return at_once if at_once.wire > at_once.compute else later
+        later = self.timed(busy, delay=1)
+        return self.timed(busy, delay=0) if later.wire > later.compute else later
 
     def timed(self, busy: Floats, *, delay: int) -> Estimate:
         """With results on their way `delay` steps after they are computed."""

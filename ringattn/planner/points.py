@@ -9,6 +9,9 @@ from ringattn.schedule.value import Shape
 
 _ROUTES = ("one", "back", "both", "direct")
 
+# The last of so many members reached the other way saves one hop's share of a link: past these, nothing to speak of.
+_BACK_MEMBERS = 8
+
 
 @dataclass(frozen=True, order=True)
 class Point:
@@ -105,6 +108,8 @@ def _routes(
     for name in _ROUTES:
         if size == 2 and name != "one":
             break
+        if name == "back" and size > _BACK_MEMBERS:
+            continue
         yield name, None
     # Neighbours on a line of queries' rows stand `heads` ranks apart, on one of keys' columns a whole row apart.
     apart = heads if side == "query" else heads * other

@@ -30,7 +30,7 @@ _NEAR_LAYOUT = 1.15
 _ALL_NAMED_RANKS = 16
 
 # Past `_PLAYED_RANKS` ranks: at so many head x query x key groups all routes are tried.
-_ROUTED_POINTS = 6
+_ROUTED_POINTS = 4
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,15 @@ def search(
         true (say, those that fit in memory). directions: False for the forward, True for the backward; with one of
         them, its candidates stand for both. play: let the simulator decide, not the estimates.
     """
-    estimated = {}
+    estimated: dict[str, tuple[Estimator, list[list[Candidate]]]] = {}
     for name in layouts:
         estimator = Estimator(cluster, with_layout(workload, name))
-        estimated[name] = estimator, [_estimated(estimator, name, only, backward=way) for way in directions]
+        best = [min((each[place][0].seconds for _, each in estimated.values()), default=math.inf) for place in (0, -1)]
+        found = [
+            _estimated(estimator, name, only, backward=way, beat=_NEAR_LAYOUT * best[place])
+            for place, way in zip((0, -1), directions)
+        ]
+        estimated[name] = estimator, found
     total = {name: sum(candidates[0].seconds for candidates in found) for name, (_, found) in estimated.items()}
     results = []
     for name, (estimator, found) in estimated.items():
@@ -124,9 +129,10 @@ def _played(estimator: Estimator, estimated: list[Candidate], *, named: bool) ->
 
 
 def _estimated(
-    estimator: Estimator, layout: str, only: Callable[[Point], bool] | None, *, backward: bool
+    estimator: Estimator, layout: str, only: Callable[[Point], bool] | None, *, backward: bool, beat: float
 ) -> list[Candidate]:
-    """All points by estimated time. Past `_PLAYED_RANKS` ranks, other routes are tried at the better points alone."""
+    """All points by estimated time. Past `_PLAYED_RANKS` ranks, other routes are tried at the better points alone, and
+    not at all in a layout that comes nowhere near `beat` seconds, what another takes and a bit."""
     hosts = len(set(estimator.cluster.hosts[: estimator.world]))
     listed = [p for p in points(shape_of(estimator.workload), hosts=hosts) if only is None or only(p)]
     if not backward:
@@ -145,6 +151,8 @@ def _estimated(
     if estimator.world <= _PLAYED_RANKS:
         return [candidate for candidate, _ in candidates(listed)]
     plain = candidates(p for p in listed if p.query_route == p.key_route == "one")
+    if plain[0][0].seconds > beat:
+        return [candidate for candidate, _ in plain]
     better = {(p.heads, p.queries, p.keys) for _, p in plain[:_ROUTED_POINTS]}
     routed = candidates(
         p for p in listed if (p.heads, p.queries, p.keys) in better and not p.query_route == p.key_route == "one"
