@@ -14,11 +14,14 @@ def rate(cluster, source, target):
     return min(cluster.lanes[lane].bandwidth for lane in cluster.way(source, target).lanes) / 1e9
 
 
-@pytest.mark.parametrize("name", cluster_names())
-@pytest.mark.parametrize("nodes", [1, 2, 128])
+# `this_machine` was measured, host by host: it has no more of them than it names.
+OF_ANY_SIZE = [name for name in cluster_names() if name != "this_machine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"), [("this_machine", 1), *((name, nodes) for name in OF_ANY_SIZE for nodes in (1, 2, 128))]
+)
 def test_it_is_whole_at_any_size(name, nodes):
-    if name == "this_machine" and nodes > 1:
-        pytest.skip("one machine")
     cluster = read_cluster(name, nodes=nodes)
     cluster.check()
     assert cluster.name == name
