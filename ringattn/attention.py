@@ -20,7 +20,7 @@ from ringattn.kernels.kernel import Request, sum_dtype
 from ringattn.planner.choose import AUTO, choose, cluster_for
 from ringattn.planner.cluster import Cluster
 from ringattn.runtime.agreement import Terms, agree
-from ringattn.runtime.arguments import check_tensors, whole_numbers
+from ringattn.runtime.arguments import Options, check_tensors
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -243,27 +243,17 @@ class SequenceParallel:
 
         Raises ValueError (on every rank) where an argument does not fit, or where ranks make different calls.
         """
+        options = Options(
+            causal=causal, window=window, documents=documents, key_documents=key_documents, scale=scale,
+            softcap=softcap, length=length, key_length=key_length, layout=layout,
+        )  # fmt: skip
         kept = replay(self._keeping, query)
         if kept is not None:
             return _Attention.apply(query, key, value, sinks, self, kept[0], kept[1:])
         call: Call | None = None
         refused: ValueError | None = None
         try:
-            call = self.call(
-                query,
-                key,
-                value,
-                causal=causal,
-                window=window,
-                documents=documents,
-                key_documents=key_documents,
-                scale=scale,
-                softcap=softcap,
-                sinks=sinks,
-                length=length,
-                key_length=key_length,
-                layout=layout,
-            )
+            call = self.call(query, key, value, options, sinks=sinks)
         except ValueError as error:
             if self._groups is None:
                 raise
@@ -329,28 +319,9 @@ class SequenceParallel:
 
     # Inside.
 
-    def call(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        causal: bool = True,
-        window: int | None = None,
-        documents: Sequence[int] | Tensor | None = None,
-        key_documents: Sequence[int] | Tensor | None = None,
-        scale: float | None = None,
-        softcap: float | None = None,
-        sinks: Tensor | None = None,
-        length: int | None = None,
-        key_length: int | None = None,
-        layout: Layout | None = None,
-    ) -> Call:
-        """The compiled call that `attention` would make with these arguments (it takes the same). Not collective."""
-        problem = self._problem(
-            query, key, value, Mask(causal, window, whole_numbers(documents), whole_numbers(key_documents)),
-            scale, softcap, sinks, length, key_length, layout,
-        )  # fmt: skip
+    def call(self, query: Tensor, key: Tensor, value: Tensor, options: Options, *, sinks: Tensor | None = None) -> Call:
+        """The compiled call that `attention` would make. Not collective."""
+        problem = self._problem(query, key, value, options, sinks)
         name = (problem, query.device)
         call = self._calls.get(name)
         if call is None:
@@ -360,19 +331,9 @@ class SequenceParallel:
             self._calls.popitem(last=False)
         return call
 
-    def _problem(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Mask,
-        scale: float | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        length: int | None,
-        key_length: int | None,
-        layout: Layout | None,
-    ) -> Problem:
+    def _problem(self, query: Tensor, key: Tensor, value: Tensor, options: Options, sinks: Tensor | None) -> Problem:
+        mask, layout, softcap = options.mask(), options.layout, options.softcap
+        length, key_length = options.length, options.key_length
         check_tensors(query, key, value, sinks)
         if self._groups is not None and query.device.type != self._groups.device.type:
             raise ValueError(
@@ -411,7 +372,7 @@ class SequenceParallel:
                 sum_dtype(query.dtype).itemsize,
             ),
             query.dtype,
-            1 / math.sqrt(query.shape[3]) if scale is None else float(scale),
+            1 / math.sqrt(query.shape[3]) if options.scale is None else float(options.scale),
             None if softcap is None else float(softcap),
         )
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.attention import SequenceParallel
 from ringattn.planner.cluster import Cluster
+from ringattn.runtime.arguments import Options
 from ringattn.runtime.call import (
     Call,
     backward_inputs,
@@ -73,8 +74,8 @@ class VirtualWorld:
             for rank in range(len(self.ranks))
         ]
         calls = [
-            sp.call(*shard, sinks=sinks, length=query.shape[1], key_length=key.shape[1], **options)
-            for sp, shard in zip(self.ranks, shards)
+            sp.call(q, k, v, Options(length=query.shape[1], key_length=key.shape[1], **options), sinks=sinks)
+            for sp, (q, k, v) in zip(self.ranks, shards)
         ]
         flat = [x for shard in shards for x in shard]
         return list(_WorldAttention.apply(self, calls, sinks, *flat))

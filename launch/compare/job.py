@@ -31,6 +31,7 @@ from ringattn.report.comparison import Comparison, Result, Setup
 from ringattn.report.comparison_report import write_report
 from ringattn.report.comparison_table import comparison_table
 from ringattn.runtime.agreement import Disagreement
+from ringattn.runtime.arguments import Options
 from ringattn.schedule.value import Schedule
 
 T = TypeVar("T")
@@ -169,10 +170,7 @@ def _candidate(spec: str, config: CompareConfig, base: SequenceParallel, shards:
         shards.query,
         shards.key,
         shards.value,
-        causal=mask.causal,
-        window=mask.window,
-        documents=mask.documents,
-        length=config.length,
+        Options(causal=mask.causal, window=mask.window, documents=mask.documents, length=config.length),
     )
     schedules = {"forward": call.forward_plan.schedule, "backward": call.backward_plan.schedule}
     name = config.label(spec)

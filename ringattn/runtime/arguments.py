@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ringattn.sequence.layout import Layout
+from ringattn.sequence.mask import Mask
+
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one attention call asks for beside its tensors, as `SequenceParallel.attention` takes it."""
+
+    causal: bool = True
+    window: int | None = None
+    documents: Sequence[int] | Tensor | None = None
+    key_documents: Sequence[int] | Tensor | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    length: int | None = None
+    key_length: int | None = None
+    layout: Layout | None = None
+
+    def mask(self) -> Mask:
+        """ValueError where the window or the documents make none."""
+        return Mask(self.causal, self.window, whole_numbers(self.documents), whole_numbers(self.key_documents))
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:
