@@ -19,8 +19,9 @@ from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
-from ringattn.training.config import RunConfig, from_mapping, mesh_shape
-from ringattn.training.typed import keys, suggest
+from ringattn.settings.parallel import mesh_shape
+from ringattn.settings.run import RunConfig, from_mapping
+from ringattn.settings.typed import keys, suggest
 
 # A path says which variants of groups are meant, where the user names none.
 IMPLIED = {

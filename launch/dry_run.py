@@ -13,7 +13,8 @@ from ringattn.planner.memory import TrainingStep, estimate
 from ringattn.report.table import table
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.mask import Mask
-from ringattn.training.config import RunConfig, digest, mesh_shape, to_yaml
+from ringattn.settings.parallel import mesh_shape
+from ringattn.settings.run import RunConfig, digest, to_yaml
 
 
 def describe(config: RunConfig) -> str:

@@ -24,8 +24,9 @@ from ringattn.models.load import load_model, new_llama
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.picture import draw_run
 from ringattn.report.table import position_table, verdict
+from ringattn.settings.parallel import mesh_shape
+from ringattn.settings.run import RunConfig, load
 from ringattn.training.checkpoint import save_checkpoint
-from ringattn.training.config import RunConfig, load, mesh_shape
 from ringattn.training.data import load_tokens
 from ringattn.training.loop import Rows, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics

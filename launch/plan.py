@@ -131,7 +131,7 @@ def model_names() -> list[str]:
 def sizes_of(model: str) -> Any:
     """The sizes of a shipped model, or of a checkpoint folder. ValueError where there is neither."""
     from ringattn.planner.architecture import Architecture, architecture_of, read_config
-    from ringattn.training.typed import build, suggest
+    from ringattn.settings.typed import build, suggest
 
     if model in model_names():
         return build(Architecture, _architecture(_models() / f"{model}.yaml") or {}, prefix="model.architecture.")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ringattn.training.config import RunConfig, digest, to_yaml
+from ringattn.settings.run import RunConfig, digest, to_yaml
 
 CONFIG_FILE = "config.yaml"
 DIGEST_FILE = "config.sha256"

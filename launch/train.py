@@ -68,8 +68,8 @@ def help_text() -> str:
     """Groups and settings with their defaults, from the groups' files and the typed configuration."""
     from ringattn.launch.compose import groups
 
-    from ringattn.training.config import RunConfig
-    from ringattn.training.typed import keys
+    from ringattn.settings.run import RunConfig
+    from ringattn.settings.typed import keys
 
     width = max(map(len, groups()))
     listed = [f"  {name.ljust(width)}  {', '.join(choices)}" for name, choices in groups().items()]

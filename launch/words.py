@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ringattn.training.typed import build, keys, suggest
+from ringattn.settings.typed import build, keys, suggest
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ringattn.training.config import RunConfig
+from ringattn.settings.run import RunConfig
 
 GRACE_SECONDS = 20.0
 

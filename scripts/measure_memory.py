@@ -32,7 +32,8 @@ from ringattn.planner.architecture import Architecture
 from ringattn.planner.memory import estimate
 from ringattn.planner.training_step import TrainingStep
 from ringattn.report.table import table
-from ringattn.training.config import OptimizerConfig, TrainerConfig
+from ringattn.settings.optimizer import OptimizerConfig
+from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.loop import Rows, train
 from ringattn.training.metrics import StepMetrics
 from ringattn.training.optimizer import Optimizer

@@ -20,8 +20,8 @@ from ringattn.schedule import parse, schedules
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.mask import Mask
-from ringattn.training.config import LauncherConfig
-from ringattn.training.typed import build
+from ringattn.settings.launcher import LauncherConfig
+from ringattn.settings.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
 ERROR_LENGTH = 8192

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ringattn.planner.architecture import architecture_of, read_config
-from ringattn.training.config import RunConfig
+from ringattn.settings.run import RunConfig
 from ringattn.training.text import read_text, split
 from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, train_bpe
 

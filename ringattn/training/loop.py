@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ringattn.training.config import TrainerConfig
+from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.data import read_window, window_start
 from ringattn.training.gradients import average_gradients, clip_gradients
 from ringattn.training.loss import local_loss_scale

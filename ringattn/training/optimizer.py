@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ringattn.training.config import OptimizerConfig
+from ringattn.settings.optimizer import OptimizerConfig
 
 # Coefficients of the quintic iteration, from the Muon post; they trade an exact fixed point for fast growth.
 QUINTIC = (3.4445, -4.7750, 2.0315)

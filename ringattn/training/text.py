@@ -10,7 +10,7 @@ import json
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ringattn.training.config import DataConfig
+from ringattn.settings.data import DataConfig
 
 
 def read_text(data: DataConfig) -> str:

@@ -8,7 +8,7 @@ import yaml
 from ringattn.launch.compose import compose, conf_folder, groups, rewrite
 from tiny_run import tiny_mapping, tiny_overrides
 
-from ringattn.training.config import from_mapping, to_yaml
+from ringattn.settings.run import from_mapping, to_yaml
 
 
 def test_no_words_are_the_main_job():

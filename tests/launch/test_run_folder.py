@@ -5,7 +5,7 @@ from ringattn.launch.cli import main
 from ringattn.launch.run_folder import freeze
 from tiny_run import tiny_mapping, tiny_overrides, write_text
 
-from ringattn.training.config import from_mapping, load
+from ringattn.settings.run import from_mapping, load
 
 
 def config(folder, **run):

@@ -6,7 +6,7 @@ from tiny_run import ARCHITECTURE, tiny_mapping, write_text
 
 from ringattn.models.load import new_llama
 from ringattn.planner.architecture import Architecture
-from ringattn.training.config import from_mapping
+from ringattn.settings.run import from_mapping
 from ringattn.training.data import prepare, read_window, window_start
 from ringattn.training.text import read_file, split
 from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, train_bpe

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ringattn.training.config import OptimizerConfig
+from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.training.optimizer import Optimizer, learning_rate_factor, orthogonalize, split_parameters
 
 

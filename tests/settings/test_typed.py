@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from ringattn.training.typed import build, keys, suggest
+from ringattn.settings.typed import build, keys, suggest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from ringattn.training.config import digest, from_mapping, load, mesh_shape, to_yaml
+from ringattn.settings.parallel import mesh_shape
+from ringattn.settings.run import digest, from_mapping, load, to_yaml
 
 SIZES = {
     "vocabulary": 300,

@@ -1,0 +1,31 @@
+"""How workers start, and where a run writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ringattn.settings.rules import positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig:
+    """Workers on this machine. `threads` per worker (null: cores / processes)."""
+
+    processes: int = 2
+    threads: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolderConfig:
+    """Where a run writes. An existing folder is refused unless `overwrite` is true."""
+
+    folder: str
+    name: str = "run"
+    overwrite: bool = False
+
+
+def check_launcher(launcher: LauncherConfig) -> None:
+    """The rules that one field's type cannot state; ValueError where one is broken."""
+    positive({"launcher.processes": launcher.processes, "launcher.threads": launcher.threads})

@@ -1,0 +1,82 @@
+"""The configuration of a training run as typed, frozen values.
+
+Composed once in the launching process (`ringattn.launch.compose`), written to `config.yaml` in the run
+folder, and read from there by every worker. Nothing here imports torch, transformers or Hydra: the launching
+process checks a whole run in a fraction of a second, and a worker needs no Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ringattn.settings.data import DataConfig, check_data
+from ringattn.settings.launcher import LauncherConfig, RunFolderConfig, check_launcher
+from ringattn.settings.model import ModelConfig, check_model
+from ringattn.settings.optimizer import OptimizerConfig, check_optimizer
+from ringattn.settings.parallel import MeshConfig, ScheduleConfig, check_parallel
+from ringattn.settings.trainer import TrainerConfig, check_trainer
+from ringattn.settings.typed import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run, whole."""
+
+    model: ModelConfig
+    data: DataConfig
+    run: RunFolderConfig
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
+    """Type-check a nested mapping into a `RunConfig` and apply the rules that span settings.
+
+    Raises:
+        ValueError: the rule, the value that broke it and what to write instead.
+    """
+    config = build(RunConfig, mapping)
+    check(config)
+    return config
+
+
+def check(config: RunConfig) -> None:
+    """The rules that one field's type cannot state; ValueError where one is broken."""
+    check_model(config.model)
+    check_data(config.data)
+    check_parallel(config.schedule, config.mesh)
+    check_optimizer(config.optimizer)
+    check_trainer(config.trainer)
+    check_launcher(config.launcher)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The frozen text: the same configuration always gives the same bytes."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a frozen configuration."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def load(path: Path) -> tuple[RunConfig, str]:
+    """Read a frozen configuration: the values and the digest of the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(
+            f"a worker reads the frozen configuration from the run folder, but {path} is not there on this "
+            "host: put run.folder on a file system that every host sees."
+        ) from None
+    return from_mapping(yaml.safe_load(text)), digest(text)
