@@ -29,6 +29,9 @@ IMPLIED = {
     "data.path": {"data": "file"},
 }
 
+# Words of their own that stand for a setting.
+SHORT = {"resume": "run.resume"}
+
 # Folders beside the groups that hold files of another kind: descriptions of clusters, for planning.
 NO_GROUPS = ("cluster",)
 
@@ -99,7 +102,7 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
                 "an override is written key=value, got "
                 f"{override!r}.{suggest(name, [*known_keys, *known_groups])} See `ringattn train --help`."
             )
-        plain = name.lstrip("+~")
+        plain = SHORT.get(name.lstrip("+~"), name.lstrip("+~"))
         if plain in known_groups:
             result.append(_group_choice(plain, value, known_groups[plain]))
         elif plain in known_keys:

@@ -6,32 +6,42 @@ import json
 import logging
 import os
 import shutil
+import socket
 import warnings
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from ringattn.launch.device import choose_device, worker_threads
+from ringattn.launch.memory_hint import out_of_memory
 from ringattn.launch.run_folder import CONFIG_FILE
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import ringattn
 from ringattn.evaluation.held_out import evaluate
+from ringattn.models.adapter import adapt, is_adapted, merged_weights
+from ringattn.models.export import export_model
 from ringattn.models.load import load_model, new_llama
+from ringattn.models.support import text_model
+from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.picture import draw_run
 from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
-from ringattn.training.checkpoint import save_checkpoint
+from ringattn.training.checkpoint import newest, save_checkpoint, verify
 from ringattn.training.data import load_tokens
-from ringattn.training.loop import Rows, train
+from ringattn.training.engine import Engine, TorchEngine
+from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics
-from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
+from ringattn.training.state import Progress, State, check_same_run, collect, identity, read_progress, write_state
+from ringattn.training.stop import StopRequest
+from ringattn.training.watchdog import Watchdog
 
 logger = logging.getLogger("ringattn")
 
@@ -53,8 +63,16 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
         ValueError: anything a user can put right, in one sentence; all ranks raise, or are stopped by the
         launcher.
     """
+    stop = StopRequest()
+    stop.listen()
     config, digest = load(folder / CONFIG_FILE)
     device = choose_device(config.launcher.device)
+    if config.trainer.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"trainer.precision=bfloat16 needs a GPU that computes in bf16, and {torch.cuda.get_device_name(device)} "
+            f"does "
+            "not: write trainer.precision=float32."
+        )
     transformers_logging.disable_progress_bar()
     configure_logging(enabled=int(os.environ["RANK"]) == 0)
     if device.type == "cpu":
@@ -68,60 +86,79 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
     )
     try:
         check_same_configuration(digest, expected_digest)
-        run(config, folder, device)
+        with out_of_memory(config, device):
+            run(config, folder, device, stop)
         dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
-def run(config: RunConfig, folder: Path, device: torch.device) -> None:
-    """Train, save, evaluate, draw."""
+def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest) -> None:
+    """Train, save, evaluate, draw. Asked to stop, it saves and leaves."""
     rows, sp = build_mesh(config)
-    text = load_tokens(folder / "data")
+    trainer, first = config.trainer, dist.get_rank() == 0
+    text = load_tokens(folder / "data", length=trainer.sequence_length, seed=trainer.seed)
+    same = identity(config, text.fingerprint(), rows=rows.number)
+    checkpoints = folder / "checkpoints"
+    found = newest(checkpoints)
+    progress, state = open_checkpoint(found, same) if found else (Progress(step=0, updates=0, identity=same), None)
     model = build_model(config)
-    model.to(device)  # type: ignore[arg-type]
+    if state is not None:
+        state.fill(model)
+    model.to(device)
     model = ringattn.parallelize(
         model,
         sp,
-        gradient_checkpointing=config.trainer.gradient_checkpointing,
-        keep_attention=config.trainer.keep_attention,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        keep_attention=trainer.keep_attention,
     )
-    reader = SequenceReader(
-        model, sp, device=device, chunk=config.trainer.loss_chunk, precision=config.trainer.precision
-    )
-    optimizer = Optimizer(model, config.optimizer, steps=config.trainer.steps)
-    first = dist.get_rank() == 0
+    if trainer.mlp_chunk is not None:
+        tile_mlp(model, trainer.mlp_chunk)
+    engine = build_engine(config, model, sp, device)
+    if state is not None:
+        state.restore(engine, progress)
+        logger.info("going on from %s, after %d of %d steps", found, progress.step, trainer.steps)
     logger.info(describe(config, model, device, len(text.train)))
 
-    def save(step: int) -> None:
-        if first:
-            write_checkpoint(step, model, config, folder)
-        dist.barrier()
+    def save(position: Position) -> None:
+        write_checkpoint(position, engine, config, folder, same)
 
-    with Recorder(
+    recorder = Recorder(
         folder,
-        steps=config.trainer.steps,
-        wandb=config.trainer.wandb,
+        steps=trainer.steps,
+        wandb=trainer.wandb,
+        tensorboard=trainer.tensorboard,
         settings=asdict(config),
         enabled=first,
-    ) as recorder:
-        train(
-            reader,
-            optimizer,
-            text.train,
-            trainer=config.trainer,
-            clip=config.optimizer.clip,
+        done=progress.step,
+        names=rank_names(),
+    )
+    with recorder, Watchdog(dist.get_rank(), sp.counter, seconds=trainer.hang_seconds) as watchdog:
+        position = train(
+            engine,
+            text,
+            trainer=trainer,
             rows=rows,
             recorder=recorder,
             save=save,
+            save_every=config.checkpoint.every,
+            position=Position(step=progress.step, updates=progress.updates),
+            stop=stop,
+            watchdog=watchdog,
         )
-        save(config.trainer.steps)
+        watchdog.doing("saving")
+        if position.step > progress.step:
+            save(position)
+        if position.step < trainer.steps:
+            logger.info("asked to stop: saved after step %d of %d; resume=auto goes on", position.step, trainer.steps)
+            return
+        watchdog.doing("evaluating")
         report = evaluate(
-            reader,
+            engine.reader,
             text,
-            length=config.trainer.sequence_length,
-            sequences=config.trainer.evaluate_sequences,
-            vocabulary=model.config.vocab_size,
+            length=trainer.sequence_length,
+            sequences=trainer.evaluate_sequences,
+            vocabulary=text_model(model).config.vocab_size,
             rows=rows,
         )
         recorder.summary({"held_out_loss": report.loss, "bigram_loss": report.bigram_loss})
@@ -140,21 +177,42 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
         logger.info("\n%s\n\n%s\n\n%s", position_table(report), verdict(report), f"picture {folder / 'run.png'}")
 
 
-def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folder: Path) -> None:
-    """Save on rank 0. A disk that is full in the middle of a run may have room at the next checkpoint: only a
-    failure of the last one is the run's."""
+def open_checkpoint(checkpoint: Path, same: dict[str, Any]) -> tuple[Progress, State]:
+    """What a run goes on from; raises ValueError on every rank where it is damaged, or another run's."""
+    verify(checkpoint)
+    progress = read_progress(checkpoint)
+    check_same_run(progress.identity, same)
+    return progress, State(checkpoint)
+
+
+def write_checkpoint(position: Position, engine: Engine, config: RunConfig, folder: Path, same: dict[str, Any]) -> None:
+    """Save on all ranks together. A disk that is full in the middle of a run may have room at the next checkpoint: only
+    a failure of the last one is the run's."""
+    first, model = dist.get_rank() == 0, engine.reader.model
+    # What takes all ranks comes first; then each writes by itself.
+    state = collect(engine) if config.checkpoint.state else None
+    tensors = {name: tensor for name, tensor in engine.weights() if first}
+    progress = Progress(step=position.step, updates=position.updates, identity=same)
 
     def write(path: Path) -> None:
-        model.save_pretrained(path)
+        if state is not None:
+            write_state(path, state, progress)
+        if not first:
+            return
+        plain = merged_weights(model, tensors) if is_adapted(model) else tensors
+        export_model(text_model(model), plain, path, dtype=getattr(torch, config.checkpoint.dtype))
+        if is_adapted(model):
+            model.save_pretrained(path / "adapter", state_dict=tensors)
         source = folder / "data" / "tokenizer" if config.model.path is None else Path(config.model.path)
         for pattern in TOKENIZER_FILES:
             for file in source.glob(pattern):
                 shutil.copy(file, path)
 
     try:
-        logger.info("checkpoint %s", save_checkpoint(write, folder / "checkpoints", step=step))
+        place = save_checkpoint(write, folder / "checkpoints", step=position.step, keep=config.checkpoint.keep)
+        logger.info("checkpoint %s", place)
     except ValueError as error:
-        if step == config.trainer.steps:
+        if position.step == config.trainer.steps:
             raise
         logger.error("%s Training goes on.", error)
 
@@ -170,6 +228,13 @@ def check_same_configuration(digest: str, expected: str) -> None:
             f"frozen (digest {expected[:12]}, found {digests[other[0]][:12]}): do not edit it while a run "
             "starts, and put run.folder on a file system that every host sees."
         )
+
+
+def rank_names() -> list[str]:
+    """The host of each rank."""
+    names: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(names, socket.gethostname())
+    return names
 
 
 def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
@@ -193,8 +258,33 @@ def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
     return Rows(number=number, index=rank // degree), sp
 
 
-def build_model(config: RunConfig) -> PreTrainedModel:
-    """A new model or a loaded one, the same on every rank; warns where its positions do not reach."""
+def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, device: torch.device) -> Engine:
+    """Plain torch, or DeepSpeed at a ZeRO stage."""
+    trainer, stage = config.trainer, config.deepspeed.stage
+    bfloat16 = trainer.precision == "bfloat16"
+    # ZeRO from stage 1 on keeps fp32 weights in its partitions, and bf16 ones in the model: nothing is cast on the way.
+    in_engine = bfloat16 and stage is not None and stage > 0
+    reader = SequenceReader(
+        model,
+        sp,
+        device=device,
+        chunk=trainer.loss_chunk,
+        precision="float32" if in_engine else trainer.precision,
+        offload=trainer.offload_activations,
+    )
+    if stage is None:
+        return TorchEngine(reader, config.optimizer, steps=trainer.steps, accumulation=trainer.accumulation)
+    from ringattn.training.zero import ZeroEngine, zero_settings
+
+    settings = zero_settings(
+        config.deepspeed, accumulation=trainer.accumulation, clip=config.optimizer.clip, bfloat16=in_engine
+    )
+    return ZeroEngine(reader, config.optimizer, settings, steps=trainer.steps)
+
+
+def build_model(config: RunConfig) -> Any:
+    """A new model or a loaded one, with adapters where asked for, the same on every rank; warns where its positions do
+    not reach."""
     chosen, length = config.model, config.trainer.sequence_length
     if chosen.architecture is not None:
         model = new_llama(chosen.architecture, seed=config.trainer.seed)
@@ -214,15 +304,20 @@ def build_model(config: RunConfig) -> PreTrainedModel:
             reach,
             setting,
         )
-    return model
+    if config.adapter.kind == "none":
+        return model
+    torch.manual_seed(config.trainer.seed)
+    return adapt(model, config.adapter)
 
 
 def describe(config: RunConfig, model: PreTrainedModel, device: torch.device, tokens: int) -> str:
     """The first line of a run."""
     weights = sum(p.numel() for p in model.parameters()) / 1e6
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    share = "" if trained == weights else f" ({trained:.2f} M trained)"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return (
-        f"{weights:.2f} M weights on {dist.get_world_size()} ranks ({where} each): {config.schedule.name}, "
+        f"{weights:.2f} M weights{share} on {dist.get_world_size()} ranks ({where} each): {config.schedule.name}, "
         f"{config.schedule.layout}, {config.trainer.sequence_length:,} tokens a sequence, {tokens:,} tokens "
         "of text"
     )

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from ringattn.evaluation.bigram import Bigram
 from ringattn.evaluation.perplexity import PositionReport, report
-from ringattn.training.data import TokenizedText, read_window
+from ringattn.training.data import Sequence, TokenizedText, read_window
 from ringattn.training.loop import Rows
 from ringattn.training.reader import SequenceReader
 
@@ -39,7 +39,7 @@ def evaluate(
     reader.model.eval()
     for number, start in enumerate(starts):
         if number % rows.number == rows.index:
-            losses[number] = reader.sequence_losses(*read_window(text.held_out, start, length))
+            losses[number] = reader.sequence_losses(_window(text, start, length))
     if rows.number > 1:
         # Each window is known to every rank of one row: the sum over the world counts it once a rank.
         dist.all_reduce(losses)
@@ -48,3 +48,8 @@ def evaluate(
     windows = [read_window(text.held_out, start, length) for start in starts]
     bigram_losses = np.concatenate([bigram.losses(inputs, targets) for inputs, targets in windows])
     return report(losses.cpu().double().numpy(), bigram_losses)
+
+
+def _window(text: TokenizedText, start: int, length: int) -> Sequence:
+    inputs, targets = read_window(text.held_out, start, length)
+    return Sequence(inputs=inputs, targets=targets)

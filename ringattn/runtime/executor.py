@@ -161,8 +161,10 @@ class Executor:
         if pending is None:
             return
         start = self._now()
+        verb = "a message from" if received else "its message to be taken by"
         try:
-            pending.wait(self.timeout)
+            with self.counter.wait_for(f"{self._where(index)}: {verb} rank {message.peer}"):
+                pending.wait(self.timeout)
         except RuntimeError as error:
             chunks = sorted({chunk for _, chunk, _ in message.items})
             shown = f"{chunks[0]} to {chunks[-1]}" if len(chunks) > 1 else str(chunks[0])

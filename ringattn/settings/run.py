@@ -16,12 +16,14 @@ from typing import Any
 
 import yaml
 
+from ringattn.settings.adapter import AdapterConfig, check_adapter
 from ringattn.settings.data import DataConfig, check_data
-from ringattn.settings.launcher import LauncherConfig, RunFolderConfig, check_launcher
+from ringattn.settings.deepspeed import DeepSpeedConfig, check_deepspeed
+from ringattn.settings.launcher import LauncherConfig, RunFolderConfig, check_launcher, check_run_folder
 from ringattn.settings.model import ModelConfig, check_model
 from ringattn.settings.optimizer import OptimizerConfig, check_optimizer
 from ringattn.settings.parallel import MeshConfig, ScheduleConfig, check_parallel
-from ringattn.settings.trainer import TrainerConfig, check_trainer
+from ringattn.settings.trainer import CheckpointConfig, TrainerConfig, check_trainer
 from ringattn.settings.typed import build
 
 
@@ -34,8 +36,11 @@ class RunConfig:
     run: RunFolderConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
 
 
@@ -56,8 +61,17 @@ def check(config: RunConfig) -> None:
     check_data(config.data)
     check_parallel(config.schedule, config.mesh)
     check_optimizer(config.optimizer)
-    check_trainer(config.trainer)
+    check_trainer(config.trainer, config.checkpoint)
+    check_adapter(config.adapter)
+    check_deepspeed(config.deepspeed, optimizer=config.optimizer.name)
     check_launcher(config.launcher)
+    check_run_folder(config.run)
+    if config.adapter.kind != "none" and config.model.path is None:
+        raise ValueError(
+            "adapters adapt a trained model, got adapter.kind=lora for a new one: name a checkpoint with "
+            "model.path=..., "
+            "or write adapter=none."
+        )
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -7,6 +7,7 @@ windows that do not overlap, from an offset that the epoch draws, and the window
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,23 @@ from ringattn.training.tokenizer import encode, load_tokenizer, save_tokenizer, 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """One sequence: what a model reads and what it is to predict.
+
+    inputs, targets: int64 [1, L]; a target of -100 predicts nothing. documents: cumulative lengths of packed documents
+    from 0 to L, or None for one document.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    documents: tuple[int, ...] | None = None
+
+    @property
+    def num_targets(self) -> int:
+        return int((self.targets >= 0).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizedText:
     """Training and held-out token ids, int32 [n] each, memory-mapped, and figures of the text."""
 
@@ -27,6 +45,21 @@ class TokenizedText:
     held_out: np.ndarray
     vocabulary: int
     held_out_characters: int
+    length: int
+    seed: int
+
+    def sequence(self, index: int) -> Sequence:
+        """The training sequence number `index` of the run."""
+        start = window_start(index, seed=self.seed, length=self.length, tokens=len(self.train))
+        inputs, targets = read_window(self.train, start, self.length)
+        return Sequence(inputs=inputs, targets=targets)
+
+    def num_targets(self, index: int) -> int:
+        return self.length
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells one text from another."""
+        return {"tokens": hashlib.sha256(np.ascontiguousarray(self.train).tobytes()).hexdigest()}
 
 
 def prepare(config: RunConfig, folder: Path) -> TokenizedText:
@@ -68,7 +101,7 @@ def prepare(config: RunConfig, folder: Path) -> TokenizedText:
         "held_out_characters": len(held_out_text),
     }
     (folder / "text.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return load_tokens(folder)
+    return load_tokens(folder, length=length, seed=config.trainer.seed)
 
 
 def _check_vocabulary(model: Path, largest: int) -> None:
@@ -80,7 +113,7 @@ def _check_vocabulary(model: Path, largest: int) -> None:
         )
 
 
-def load_tokens(folder: Path) -> TokenizedText:
+def load_tokens(folder: Path, *, length: int, seed: int) -> TokenizedText:
     """What `prepare` wrote, memory-mapped."""
     summary = json.loads((folder / "text.json").read_text(encoding="utf-8"))
     return TokenizedText(
@@ -88,6 +121,8 @@ def load_tokens(folder: Path) -> TokenizedText:
         held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
         vocabulary=summary["vocabulary"],
         held_out_characters=summary["held_out_characters"],
+        length=length,
+        seed=seed,
     )
 
 

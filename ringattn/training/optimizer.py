@@ -50,15 +50,46 @@ class Optimizer:
             self.parts.append(Muon(matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay))
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
+    def learning_rate(self, step: int) -> float:
+        """AdamW's at `step` (from 0)."""
+        return self.config.learning_rate * self._factor(step)
+
     def step(self, step: int) -> float:
         """Update the weights at `step` (from 0) and clear the gradients; returns AdamW's learning rate."""
-        factor = learning_rate_factor(step, steps=self.steps, warmup=self.config.warmup, final=self.config.final)
+        factor = self._factor(step)
         for part, peaks in zip(self.parts, self._peaks):
             for group, peak in zip(part.param_groups, peaks):
                 group["lr"] = peak * factor
             part.step()
             part.zero_grad(set_to_none=True)
-        return self.config.learning_rate * factor
+        return self.learning_rate(step)
+
+    def tensors(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        """The moments of one parameter by name, of its shape; zeros where it was never updated."""
+        part, names = self._part(parameter)
+        state = part.state.get(parameter, {})
+        return {name: state.get(name, torch.zeros_like(parameter)) for name in names}
+
+    def restore(self, parameter: torch.nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
+        """Set what `tensors` gave."""
+        part, names = self._part(parameter)
+        like = {name: tensors[name].to(parameter.device, parameter.dtype).clone() for name in names}
+        part.state[parameter].update(like)
+
+    def start_restore(self, updates: int) -> None:
+        """The moments that follow are of so many updates: AdamW corrects its means by their number."""
+        for group in self.parts[0].param_groups:
+            for parameter in group["params"]:
+                self.parts[0].state[parameter]["step"] = torch.tensor(float(updates))
+
+    def _factor(self, step: int) -> float:
+        return learning_rate_factor(step, steps=self.steps, warmup=self.config.warmup, final=self.config.final)
+
+    def _part(self, parameter: torch.nn.Parameter) -> tuple[torch.optim.Optimizer, tuple[str, ...]]:
+        for part in self.parts:
+            if any(parameter is own for group in part.param_groups for own in group["params"]):
+                return part, ("momentum",) if isinstance(part, Muon) else ("exp_avg", "exp_avg_sq")
+        raise ValueError("a parameter that no optimizer of this run updates has no moments: pass a trained one.")
 
 
 class Muon(torch.optim.Optimizer):

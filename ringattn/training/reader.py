@@ -7,24 +7,80 @@ The base model sees this rank's tokens and their positions; its states meet the 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ringattn.attention import SequenceParallel
+from ringattn.models.support import text_model
+from ringattn.training.data import Sequence
 from ringattn.training.loss import chunked_cross_entropy, token_losses
+
+
+class HeadLoss(nn.Module):
+    """Losses of states under an output head, whose logits are never whole; a module, so that engines which spread
+    weights see that it reads the head's."""
+
+    def __init__(self, head: nn.Module, *, chunk: int, softcap: float | None) -> None:
+        super().__init__()
+        self.head, self.chunk, self.softcap = head, chunk, softcap
+
+    @property
+    def weight(self) -> Tensor:
+        """[vocabulary, hidden size]."""
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        return weight
+
+    def forward(self, hidden: Tensor, labels: Tensor, *, each: bool = False) -> Tensor:
+        """hidden [n, size], labels int64 [n]: the sum of token losses, or `each` of them, [n], without a gradient."""
+        weight = self.weight
+        loss = token_losses if each else chunked_cross_entropy
+        return loss(hidden.to(weight.dtype), weight, labels, chunk=self.chunk, softcap=self.softcap)
+
+
+class SequenceLoss(nn.Module):
+    """From this rank's tokens to its losses: what an engine wraps, and calls."""
+
+    def __init__(self, model: nn.Module, *, chunk: int) -> None:
+        super().__init__()
+        inner = text_model(model)
+        softcap = _head_softcap(inner)
+        self.model = model
+        self.head_loss = HeadLoss(inner.get_output_embeddings(), chunk=chunk, softcap=softcap)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        positions: Tensor,
+        length: int,
+        documents: tuple[int, ...] | None = None,
+        each: bool = False,
+    ) -> Tensor:
+        """inputs, labels, positions: int64 [1, n], this rank's; length and documents: the whole sequence's."""
+        states = (
+            text_model(self.model)
+            .model(input_ids=inputs, position_ids=positions, length=length, documents=documents, use_cache=False)
+            .last_hidden_state
+        )
+        result: Tensor = self.head_loss(states[0], labels[0], each=each)
+        return result
 
 
 class SequenceReader:
     """Losses of a whole sequence, computed where its tokens lie.
 
     Args:
-        model: a causal LM that `ringattn.parallelize(model, sp)` returned.
+        model: a causal LM that `ringattn.parallelize(model, sp)` returned, or a PEFT model around one.
         sp: the ranks that share a sequence.
         device: where the model is.
         chunk: tokens whose logits exist at one time.
         precision: `float32`, or `bfloat16` for autocast.
+        offload: keep what autograd saves in the host's memory, pinned where there is a GPU.
     """
 
     def __init__(
@@ -35,41 +91,47 @@ class SequenceReader:
         device: torch.device,
         chunk: int,
         precision: str = "float32",
+        offload: bool = False,
     ) -> None:
-        self.model, self.sp, self.device, self.chunk = model, sp, device, chunk
+        self.model, self.sp, self.device = model, sp, device
+        self.module = SequenceLoss(model, chunk=chunk)
+        # What runs the module: itself, or an engine that wraps it.
+        self.call: Callable[..., Tensor] = self.module
         self.autocast = precision == "bfloat16"
-        self.softcap = _head_softcap(model)
+        self.offload = offload
 
-    def loss_sum(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Sum of the losses of this rank's tokens; `inputs` and `targets` are the full sequence, int64 [1,
-        L].
-        """
-        with self._precision():
-            hidden, labels = self._read(inputs, targets)
-            return chunked_cross_entropy(
-                hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap
-            )
+    def loss_sum(self, sequence: Sequence) -> Tensor:
+        """Sum of the losses of this rank's tokens of a sequence that all ranks of the group read."""
+        keep: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.offload:
+            keep = torch.autograd.graph.save_on_cpu(pin_memory=self.device.type == "cuda")
+        with self._precision(), keep:
+            return self._read(sequence)
 
     @torch.no_grad()
-    def sequence_losses(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    def sequence_losses(self, sequence: Sequence) -> Tensor:
         """Every token's loss, fp32 [L], the same on each rank of the group."""
         with self._precision():
-            hidden, labels = self._read(inputs, targets)
-            losses = token_losses(hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap)
-        return self.sp.unshard(losses.float(), dim=0, length=inputs.shape[1])
+            losses = self._read(sequence, each=True)
+        return self.sp.unshard(losses.float(), dim=0, length=sequence.inputs.shape[1])
 
-    def _read(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        length = inputs.shape[1]
+    def _read(self, sequence: Sequence, *, each: bool = False) -> Tensor:
+        length, documents = sequence.inputs.shape[1], sequence.documents
         positions = self.sp.positions(length).to(self.device)
-        states = self.model.model(
-            input_ids=self._local(inputs),
-            position_ids=positions[None],
+        if documents is not None:
+            # Positions restart in each document.
+            starts = torch.tensor(documents, device=self.device)
+            positions -= starts[torch.searchsorted(starts, positions, right=True) - 1]
+        return self.call(
+            self._local(sequence.inputs),
+            self._local(sequence.targets),
+            positions=positions[None],
             length=length,
-            use_cache=False,
-        ).last_hidden_state
-        return states[0].to(self.model.lm_head.weight.dtype), self._local(targets)[0]
+            documents=documents,
+            each=each,
+        )
 
-    def _local(self, tokens: np.ndarray) -> torch.Tensor:
+    def _local(self, tokens: np.ndarray) -> Tensor:
         return self.sp.shard(torch.from_numpy(tokens).to(self.device), dim=1)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:

@@ -31,7 +31,7 @@ def test_a_folder_that_exists_is_refused_unless_it_is_a_run_to_overwrite(tmp_pat
     write_text(tmp_path / "text.txt")
     freeze(config(tmp_path))
     (tmp_path / "run" / "metrics.jsonl").write_text("old")
-    with pytest.raises(ValueError, match=r"run exists: choose another with run.folder=..., or empty it first with"):
+    with pytest.raises(ValueError, match=r"run exists: choose another with run.folder=..., go on in it with"):
         freeze(config(tmp_path))
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == "old"
     freeze(config(tmp_path, overwrite=True))

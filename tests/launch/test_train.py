@@ -49,7 +49,7 @@ def train(folder, *words):
 def two_ranks(tmp_path_factory):
     """One run on two ranks: its folder and what it showed."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, train(folder, "launcher.processes=2", "trainer.accumulation=2", "trainer.checkpoint_every=2")
+    return folder, train(folder, "launcher.processes=2", "trainer.accumulation=2", "checkpoint.every=2")
 
 
 def test_it_records_every_step(two_ranks):

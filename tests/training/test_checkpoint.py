@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ringattn.training.checkpoint import latest, save_checkpoint
+from ringattn.training.checkpoint import newest, save_checkpoint
 
 
 def content(text):
@@ -21,10 +21,10 @@ def full_disk(path):
 
 
 def test_latest_points_at_the_newest_and_older_ones_go(tmp_path):
-    assert latest(tmp_path) is None
+    assert newest(tmp_path) is None
     save_checkpoint(content("one"), tmp_path, step=1)
     place = save_checkpoint(content("two"), tmp_path, step=2)
-    assert latest(tmp_path) == place
+    assert newest(tmp_path) == place
     assert (tmp_path / "latest" / "weights").read_text() == "two"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-000002"]
 
@@ -96,5 +96,5 @@ def test_a_real_write_that_fails_inside_safetensors_is_caught(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert "the checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
     assert "step-000001 is whole" in done.stdout
-    assert latest(tmp_path).name == "step-000001"
-    assert (latest(tmp_path) / "model.safetensors").stat().st_size > 0
+    assert newest(tmp_path).name == "step-000001"
+    assert (newest(tmp_path) / "model.safetensors").stat().st_size > 0
