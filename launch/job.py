@@ -74,6 +74,8 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
             "not: write trainer.precision=float32."
         )
     transformers_logging.disable_progress_bar()
+    # DeepSpeed calls collectives by their old names, at every step.
+    warnings.filterwarnings("ignore", message=r".*torch\.distributed\..* is deprecated", category=FutureWarning)
     configure_logging(enabled=int(os.environ["RANK"]) == 0)
     if device.type == "cpu":
         torch.set_num_threads(worker_threads(config.launcher.threads))
