@@ -33,8 +33,7 @@ def model(dtype=torch.float32):
 
 
 class Made:
-    """Sequences that are a function of their number; a third to two thirds of the targets are ignored. From `bad` on,
-    where given, labels lead to a loss that is not finite: the weights' own values are set to NaN by the test."""
+    """Sequences that are a function of their number; a third to two thirds of the targets are ignored."""
 
     def sequence(self, index):
         random = np.random.default_rng(index)
@@ -125,8 +124,7 @@ def on_rank(rank, degree, options):
     """For `run_ranks`: several runs, one after another; what each of them found."""
     # As a launcher would; DeepSpeed asks for it.
     os.environ["LOCAL_RANK"] = str(rank)
-    quiet = Path(os.devnull).open("w")
-    with contextlib.redirect_stdout(quiet):
+    with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
         return [run(degree, **each) for each in options]
 
 

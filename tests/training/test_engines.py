@@ -1,4 +1,4 @@
-"""Every mesh, accumulation and engine trains as one process does, with targets that differ from sequence to sequence."""
+"""Every mesh, accumulation and engine trains as one process does; sequences differ in how many targets they have."""
 
 import pytest
 import torch
@@ -41,3 +41,39 @@ def test_zero_stages_train_as_one_process(alone):
     for found in run_ranks(2, on_rank, 2, options, timeout=280):
         for each in found:
             assert difference(each, alone[4]) < TOLERANCE
+
+
+def test_a_run_goes_on_at_another_world_size_as_if_never_stopped(tmp_path, alone):
+    run_ranks(4, on_rank, 2, [{"stop_at": 2, "folder": str(tmp_path)}])
+    for world, degree in ((4, 2), (2, 2), (2, 1)):
+        for found in run_ranks(world, on_rank, degree, [{"start": str(tmp_path)}]):
+            losses, norms, weights = found[0]
+            expected = alone[4]
+            assert difference((losses, norms, weights), (expected[0][2:], expected[1], expected[2])) < TOLERANCE
+
+
+def test_at_the_same_world_size_it_goes_on_to_the_bit(tmp_path):
+    whole = run_ranks(2, on_rank, 2, [{}])
+    run_ranks(2, on_rank, 2, [{"stop_at": 3, "folder": str(tmp_path)}])
+    again = run_ranks(2, on_rank, 2, [{"start": str(tmp_path)}])
+    for before, after in zip(whole, again, strict=True):
+        assert after[0][0] == before[0][0][3:]
+        assert all(torch.equal(after[0][2][name], tensor) for name, tensor in before[0][2].items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_under_another_zero_stage(tmp_path, alone):
+    pytest.importorskip("deepspeed")
+    stages = (None, 0, 1, 2, 3)
+    for stage in stages:
+        (tmp_path / str(stage)).mkdir()
+    run_ranks(
+        4, on_rank, 2, [{"stop_at": 2, "stage": s, "folder": str(tmp_path / str(s))} for s in stages], timeout=400
+    )
+    expected = (alone[4][0][2:], alone[4][1], alone[4][2])
+    pairs = [(before, after) for before in stages for after in stages]
+    options = [{"stage": after, "start": str(tmp_path / str(before))} for before, after in pairs]
+    for found in run_ranks(2, on_rank, 2, options, timeout=400):
+        for pair, each in zip(pairs, found, strict=True):
+            assert difference(each, expected) < TOLERANCE, pair
