@@ -9,7 +9,8 @@ from ringattn.launch.workers import command
 
 from ringattn.planner.architecture import Architecture, architecture_of, read_config
 from ringattn.planner.choose import AUTO, choose, cluster_for
-from ringattn.planner.memory import TrainingStep, estimate
+from ringattn.planner.memory import estimate
+from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.report.table import table
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.mask import Mask
@@ -76,13 +77,18 @@ def _first_device() -> str:
 def training_step(config: RunConfig, ranks: int) -> TrainingStep:
     """What the memory estimate needs to know of a run."""
     forward, backward = schedules_of(config, ranks)
+    bfloat16, stage = config.trainer.precision == "bfloat16", config.deepspeed.stage or 0
     return TrainingStep(
         length=config.trainer.sequence_length,
         ranks=ranks,
         schedule=forward,
         backward=backward,
         layout=config.schedule.layout,
-        item_bytes=2 if config.trainer.precision == "bfloat16" else 4,
+        item_bytes=2 if bfloat16 else 4,
+        precision=Precision.MASTER if bfloat16 and stage > 0 else Precision.WHOLE,
+        zero=stage,
+        mlp_chunk=config.trainer.mlp_chunk,
+        trained=trained_share(config),
         loss_chunk=config.trainer.loss_chunk,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
         keep_attention=config.trainer.keep_attention,
@@ -91,3 +97,30 @@ def training_step(config: RunConfig, ranks: int) -> TrainingStep:
         data_parallel=config.launcher.processes // ranks,
         threads=config.launcher.threads or 1,
     )
+
+
+def trained_share(config: RunConfig) -> float:
+    """The share of the weights that is trained: all of them, or adapters and what goes with them."""
+    adapter = config.adapter
+    if adapter.kind == "none":
+        return 1.0
+    sizes = architecture(config)
+    hidden, inner = sizes.hidden_size, sizes.intermediate_size
+    queries, keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
+    shapes = {
+        "q_proj": queries + hidden,
+        "k_proj": keys + hidden,
+        "v_proj": keys + hidden,
+        "o_proj": queries + hidden,
+        "gate_proj": inner + hidden,
+        "up_proj": inner + hidden,
+        "down_proj": inner + hidden,
+    }
+    named = {
+        "linear": list(shapes),
+        "attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    }.get(adapter.targets, [name.strip() for name in adapter.targets.split(",")])
+    trained = sizes.layers * adapter.rank * sum(shapes.get(name, 0) for name in named)
+    trained += sizes.vocabulary * hidden if adapter.train_embeddings else 0
+    trained += (2 * sizes.layers + 1) * hidden if adapter.train_norms else 0
+    return min(1.0, trained / sizes.parameters())

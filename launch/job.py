@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ringattn.launch.device import choose_device, worker_threads
+from ringattn.launch.dry_run import architecture
 from ringattn.launch.memory_hint import out_of_memory
 from ringattn.launch.run_folder import CONFIG_FILE
 from transformers import PreTrainedModel
@@ -29,6 +30,8 @@ from ringattn.models.load import load_model, new_llama
 from ringattn.models.support import text_model
 from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import has_rope_scaling
+from ringattn.planner.choose import cluster_for
+from ringattn.planner.step import peak, sequence_flops
 from ringattn.report.picture import draw_run
 from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
@@ -134,6 +137,7 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
         enabled=first,
         done=progress.step,
         names=rank_names(),
+        flops_of_peak=flops_of_peak(config, device),
     )
     with recorder, Watchdog(dist.get_rank(), sp.counter, seconds=trainer.hang_seconds) as watchdog:
         position = train(
@@ -239,6 +243,22 @@ def rank_names() -> list[str]:
     return names
 
 
+def flops_of_peak(config: RunConfig, device: torch.device) -> float | None:
+    """The model's FLOP of one token over the FLOP/s that the data sheet states for all devices; times tokens a second
+    it is the MFU. None where no data sheet is known: a CPU, a GPU of no shipped cluster."""
+    if device.type != "cuda":
+        return None
+    try:
+        accelerator = cluster_for(None, torch.cuda.get_device_name(device), dist.get_world_size()).accelerator
+        reach = peak(accelerator, config.trainer.precision)
+    except ValueError:
+        return None
+    length = config.trainer.sequence_length
+    pairs = length * (length + 1) / 2
+    flops = sequence_flops(architecture(config), length, pairs)
+    return flops / length / (reach * dist.get_world_size())
+
+
 def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
     """The two axes: rows of ranks that read different sequences, and the ranks of a row, which share one."""
     world, rank = dist.get_world_size(), dist.get_rank()
@@ -276,8 +296,11 @@ def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, d
     )
     if stage is None:
         return TorchEngine(reader, config.optimizer, steps=trainer.steps, accumulation=trainer.accumulation)
-    from ringattn.training.zero import ZeroEngine, zero_settings
+    from ringattn.training.zero import ZeroEngine, check_build_locks, zero_settings
 
+    # A folder of our own: a lock that another program left in the shared one would be waited for.
+    builds = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/ringattn/torch_extensions")))
+    check_build_locks(builds)
     settings = zero_settings(
         config.deepspeed, accumulation=trainer.accumulation, clip=config.optimizer.clip, bfloat16=in_engine
     )

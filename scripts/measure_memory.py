@@ -28,16 +28,19 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import ringattn
 from ringattn.models.load import new_llama
+from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import Architecture
 from ringattn.planner.memory import estimate
 from ringattn.planner.training_step import TrainingStep
 from ringattn.report.table import table
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.loop import Rows, train
+from ringattn.training.data import Sequence
+from ringattn.training.engine import TorchEngine
+from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import StepMetrics
-from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
+from ringattn.training.watchdog import Watchdog
 
 _MARK = "end of step"
 
@@ -63,6 +66,8 @@ class Case:
             words.append("checkpointed" if step.keep_attention else "checkpointed whole")
         if sizes.tie_embeddings:
             words.append("tied")
+        if step.mlp_chunk is not None:
+            words.append(f"feed-forward by {step.mlp_chunk}")
         if step.accumulation > 1:
             words.append(f"{step.accumulation} parts")
         return ", ".join(words)
@@ -113,6 +118,8 @@ CASES = (
     Case(SMALL, replace(PLAIN, length=4096, ranks=1)),
     Case(architecture(256, 4, 2000, 8, 4, 704), replace(AGAIN, length=512, ranks=1, item_bytes=2, moments=(1, 2))),
     Case(architecture(384, 3, 8000, 6, 2, 1024), replace(AGAIN, length=512, ranks=1, moments=(1, 2), loss_chunk=64)),
+    Case(architecture(256, 4, 2000, 8, 4, 1024), replace(AGAIN, mlp_chunk=128)),
+    Case(architecture(256, 4, 2000, 8, 4, 1024), replace(PLAIN, mlp_chunk=128)),
 )
 
 
@@ -159,13 +166,24 @@ def peak_of_step(case: Case) -> int:
             gradient_checkpointing=step.gradient_checkpointing,
             keep_attention=step.keep_attention,
         )
+        if step.mlp_chunk is not None:
+            tile_mlp(model, step.mlp_chunk)
         reader = SequenceReader(
             model, sp, device=torch.device("cpu"), chunk=step.loss_chunk, precision=trainer.precision
         )
-        optimizer = Optimizer(model, OptimizerConfig(name="muon" if step.moments[0] == 1 else "adamw"), steps=2)
-        tokens = np.random.default_rng(0).integers(0, case.sizes.vocabulary, 4 * step.length)
-        rows, recorder = Rows(number=1, index=0), _Marks()
-        train(reader, optimizer, tokens, trainer=trainer, clip=1.0, rows=rows, recorder=recorder, save=_nowhere)  # type: ignore[arg-type]
+        optimizer = OptimizerConfig(name="muon" if step.moments[0] == 1 else "adamw")
+        engine = TorchEngine(reader, optimizer, steps=2, accumulation=step.accumulation)
+        data = _Random(case.sizes.vocabulary, step.length)
+        with Watchdog(0, sp.counter, seconds=0) as watchdog:
+            train(
+                engine,
+                data,
+                trainer=trainer,
+                rows=Rows(number=1, index=0),
+                recorder=_Marks(),  # type: ignore[arg-type]
+                save=_nowhere,
+                watchdog=watchdog,
+            )
 
     _, second = peaks_between_marks(run)
     if abs(second.start - second.end) > 0.01 * second.peak:
@@ -212,8 +230,22 @@ class _Marks:
         mark()
 
 
-def _nowhere(step: int) -> None:
+def _nowhere(position: Position) -> None:
     return
+
+
+class _Random:
+    """Sequences of random tokens."""
+
+    def __init__(self, vocabulary: int, length: int) -> None:
+        self._vocabulary, self._length = vocabulary, length
+
+    def sequence(self, index: int) -> Sequence:
+        tokens = np.random.default_rng(index).integers(0, self._vocabulary, (1, self._length + 1))
+        return Sequence(inputs=tokens[:, :-1], targets=tokens[:, 1:])
+
+    def num_targets(self, index: int) -> int:
+        return self._length
 
 
 @contextmanager

@@ -111,7 +111,9 @@ class _Step:
         self.tokens = step.tokens
         self.queries, self.keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
         self.stream = self.tokens * sizes.hidden_size
-        self.inner = self.tokens * sizes.intermediate_size
+        # Of the tokens that a feed-forward layer reads at one time.
+        self.inner = min(self.tokens, step.mlp_chunk or self.tokens) * sizes.intermediate_size
+        self.tiled = step.mlp_chunk is not None and step.mlp_chunk < self.tokens
         self.lookup = sizes.vocabulary * sizes.hidden_size
         self.layer, self.all = sizes.layer_parameters(), sizes.parameters()
         self.feed_forward = sizes.hidden_size * sizes.intermediate_size
@@ -141,7 +143,7 @@ class _Step:
             yield self._at(
                 f"backward of layer {layer + 1}'s feed-forward",
                 layer=layer,
-                activations=self.layer_activations() - self.item * self.inner,
+                activations=self.layer_activations() + self.item * self.inner * (3 if self.tiled else -1),
                 temporaries=3 * self.item * self.inner + self.weight * stream,
                 done=above + self.feed_forward,
                 cast=self._cast(layer) + self.step.copy_bytes * (self.layer - self.feed_forward),
@@ -192,10 +194,11 @@ class _Step:
             kept += FP32 * self.stream
         if step.accumulation > 1:
             done = self.all
-        weights, gradients = self.weight * self.all, self.weight * done
+        weights, gradients = self.weight * self.all, round(step.trained * self.weight * done)
         if step.zero >= 2:
             # Gradients are divided as soon as a layer's are there.
             gradients = -(-self.weight * self.all // step.world) + (self.weight * whole if done else 0)
+            gradients = round(step.trained * gradients)
         if step.zero == 3:
             weights = -(-weights // step.world) + self.weight * (self.lookup if before else whole)
         return MemoryEstimate(
@@ -205,7 +208,7 @@ class _Step:
             optimizer=self._state(),
             attention_buffers=self.attention.buffers,
             activations=kept + cast,
-            loss=self._left_by_the_loss() if loss is None else loss,
+            loss=0 if loss is None else loss,
             temporaries=temporaries,
         )
 
@@ -214,7 +217,9 @@ class _Step:
         and their product."""
         norms = self.step.norm_bytes(3) + self.step.norm_bytes(2)
         own = self.stream * norms + 2 * FP32 * self.tokens
-        return own + self._kept_attention() + self._projections() + 4 * self.item * self.inner + self._input()
+        # A feed-forward in chunks keeps its input, which the norm before it keeps anyway.
+        feed_forward = 0 if self.tiled else 4 * self.item * self.inner
+        return own + self._kept_attention() + self._projections() + feed_forward + self._input()
 
     def _attention_half(self) -> int:
         """What is left of it when the feed-forward's half is done."""
@@ -248,12 +253,8 @@ class _Step:
         checkpointed = self.step.gradient_checkpointing and layers < self.sizes.layers
         return 0 if checkpointed else self.step.copy_bytes * layers * (self.layer - 2 * self.sizes.hidden_size)
 
-    def _left_by_the_loss(self) -> int:
-        """Gradients of the states and of the head: made in the loss's forward, and there until the next loss is."""
-        return self.weight * (self.stream + self.lookup)
-
     def _in_the_loss(self) -> int:
-        """Those of the step before, those under way (the head's in fp32), and the logits of a chunk.
+        """Gradients of the states and of the head (its in fp32), and the logits of a chunk.
 
         The first product with the head's gradient has logits and their gradient at hand; each further chunk makes its
         logits while those of the chunk before are still there. Narrow products are widened before they are added.
@@ -272,12 +273,13 @@ class _Step:
             logits = BF16 * next_chunk + max(FP32 * next_chunk, narrow * (second * hidden + self.lookup))
             # Autocast has a copy of the head from the first chunk on.
             most = max((BF16 + FP32) * self.lookup, multiplied, logits if second else 0) + narrow * self.lookup
-        return self._left_by_the_loss() + made + held + most
+        return made + held + most
 
     def _state(self) -> int:
         matrices = self.sizes.layers * sum(rows * columns for rows, columns in self._matrices())
         numbers = self.step.moments[0] * matrices + self.step.moments[1] * (self.all - matrices)
         whole = FP32 * numbers + (FP32 * self.all if self.step.precision is Precision.MASTER else 0)
+        whole = round(self.step.trained * whole)
         return -(-whole // self.step.world) if self.step.zero else whole
 
     def _matrices(self) -> list[tuple[int, int]]:

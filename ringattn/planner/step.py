@@ -119,14 +119,16 @@ def peak(accelerator: Accelerator, dtype: str) -> float:
 
 
 def model_flops(sizes: Architecture, work: Work) -> float:
-    """FLOP of a step of all ranks that the model asks for, with nothing computed twice: 6 for each weight and token, 12
-    for each visible pair, head and head dimension of each layer (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B;
-    the pairs are those that the mask shows)."""
-    ranks = work.sequences * work.sequence_parallel
-    tokens = work.tokens * ranks
+    """FLOP of a step of all ranks that the model asks for, with nothing computed twice."""
+    return work.sequences * sequence_flops(sizes, work.tokens * work.sequence_parallel, work.area)
+
+
+def sequence_flops(sizes: Architecture, tokens: int, pairs: float) -> float:
+    """FLOP of training on one sequence: 6 for each weight and token, 12 for each visible pair, head and head dimension
+    of
+    each layer (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B; the pairs are those that the mask shows)."""
     weights = sizes.parameters() - (0 if sizes.tie_embeddings else sizes.vocabulary * sizes.hidden_size)
-    pairs = work.area * work.sequences * sizes.heads * sizes.head_dim * sizes.layers
-    return 6 * weights * tokens + 12 * pairs
+    return 6 * weights * tokens + 12 * pairs * sizes.heads * sizes.head_dim * sizes.layers
 
 
 def _gradient_seconds(cluster: Cluster, parameters: int, work: Work) -> float:

@@ -37,7 +37,9 @@ class TrainingStep:
     moments: numbers that the optimizer keeps for each weight of a layer's matrices, and of the rest: (2, 2) for AdamW,
         (1, 2) for Muon beside AdamW.
     zero: DeepSpeed's ZeRO stage (arXiv 1910.02054, section 5), which divides over all ranks 1: optimizer state, 2:
-        gradients too, 3: weights too. The trainer runs stage 0.
+        gradients too, 3: weights too.
+    mlp_chunk: tokens whose feed-forward activations exist at one time; all unless given.
+    trained: the share of the weights that have gradients and moments, 1 unless adapters are trained.
     threads: of a rank that computes on a CPU.
     """
 
@@ -55,6 +57,8 @@ class TrainingStep:
     accumulation: int = 1
     data_parallel: int = 1
     zero: int = 0
+    mlp_chunk: int | None = None
+    trained: float = 1.0
     threads: int = 1
 
     def __post_init__(self) -> None:

@@ -106,8 +106,7 @@ def train(
             watchdog.doing(f"step {step}, backward")
             engine.backward(part_loss * scale)
             loss += part_loss.detach()
-            # What the loss keeps for its backward, two matrices, must not wait for the next loss to replace it.
-            del part_loss
+            del part_loss  # And with it what is left of the graph.
             clock.lap("backward")
         watchdog.doing(f"step {step}, averaging gradients and updating weights")
         update = engine.step(step)

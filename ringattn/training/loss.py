@@ -108,14 +108,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_hidden, d_weight = ctx.gradients
-        return (
-            None if d_hidden is None else d_hidden * d_total.to(d_hidden.dtype),
-            None if d_weight is None else d_weight * d_total.to(d_weight.dtype),
-            None,
-            None,
-            None,
-        )
+        if ctx.gradients is None:
+            raise RuntimeError("the loss's gradients are handed over in its backward, which can run once")
+        # Scaled in place and handed over: a copy of each would stay for as long as the loss has its name.
+        gradients, ctx.gradients = ctx.gradients, None
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(d_total.to(gradient.dtype))
+        return (*gradients, None, None, None)
 
 
 def _chunks(tokens: int, chunk: int) -> Iterator[slice]:

@@ -147,12 +147,11 @@ def test_the_total_is_the_sum_of_the_parts_at_the_fullest_moment():
     assert made.optimizer == 8 * SIZES.parameters()
 
 
-def test_the_loss_holds_two_steps_gradients_of_the_head_and_three_chunks_of_logits():
-    """Of the states (128 tokens) and of the head, from the step before and under way; two chunks' logits and one
-    gradient of logits."""
+def test_the_loss_holds_the_gradients_of_states_and_head_and_three_chunks_of_logits():
+    """Of the states (128 tokens) and of the head; two chunks' logits and one gradient of logits."""
     loss = moments(SIZES, STEP)[0]
     assert loss.moment == "loss"
-    assert loss.loss == 4 * (2 * (128 * 64 + 300 * 64) + max(3 * 32 * 300, 2 * 32 * 300 + 300 * 64))
+    assert loss.loss == 4 * (128 * 64 + 300 * 64 + max(3 * 32 * 300, 2 * 32 * 300 + 300 * 64))
     assert loss.gradients == 0
 
 
