@@ -30,7 +30,8 @@ from ringattn.training.optimizer import learning_rate_factor, trained_parameters
 from ringattn.training.reader import SequenceReader
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-STALE_SECONDS = 600.0
+# A compiler runs in the folder of what it builds; before and after it the lock is held for a moment.
+STALE_SECONDS = 60.0
 
 
 def zero_settings(
@@ -154,19 +155,26 @@ class ZeroEngine:
     def _make_moments(self, *, updates: int | None) -> None:
         """Moments of zero where there are none yet; DeepSpeed makes them in the first step. updates: their number."""
         inner = self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
-        for group in inner.param_groups:
-            for flat in group["params"]:
-                state = inner.state[flat]
-                for key in MOMENTS:
-                    if key not in state:
-                        state[key] = torch.zeros_like(flat)
-                if updates is not None or "step" not in state:
-                    count = updates or 0
-                    # torch counts in a tensor, DeepSpeed's CPU Adam in an int.
-                    is_torch = isinstance(inner, torch.optim.AdamW)
-                    state["step"] = torch.tensor(float(count)) if is_torch else count
+        for flat in self._updated():
+            state = inner.state[flat]
+            for key in MOMENTS:
+                if key not in state:
+                    state[key] = torch.zeros_like(flat)
+            if updates is not None or "step" not in state:
+                count = updates or 0
+                # torch counts in a tensor, DeepSpeed's CPU Adam in an int.
+                is_torch = isinstance(inner, torch.optim.AdamW)
+                state["step"] = torch.tensor(float(count)) if is_torch else count
         if self._stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _updated(self) -> list[Tensor]:
+        """The tensors that the optimizer inside updates: weights, or this rank's flat pieces of them."""
+        if self._stage == 0:
+            return list(self._named.values())
+        pieces = "fp32_partitioned_groups_flat" if self._stage == 3 else "single_partition_of_fp32_groups"
+        found: list[Tensor] = list(getattr(self._engine.optimizer, pieces))
+        return found
 
     @torch.no_grad()
     def restore(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -244,9 +252,22 @@ def check_build_locks(folder: Path) -> None:
     """
     for lock in folder.glob("**/lock"):
         age = time.time() - lock.stat().st_mtime
-        if age > STALE_SECONDS:
+        if age > STALE_SECONDS and not _is_built_in(lock.parent):
             raise ValueError(
                 f"DeepSpeed would wait for ever for {lock}, left {age / 60:.0f} minutes ago by a process that was "
-                f"stopped "
-                "while it compiled an operator: remove that file, then start again."
+                "stopped while it compiled an operator: remove that file, then start again."
             )
+
+
+def _is_built_in(folder: Path) -> bool:
+    """Whether a process of this machine works in the folder; true where that can't be seen."""
+    processes = Path("/proc")
+    if not processes.is_dir():
+        return True
+    for place in processes.glob("[0-9]*/cwd"):
+        try:
+            if place.resolve() == folder.resolve():
+                return True
+        except OSError:
+            continue
+    return False
