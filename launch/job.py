@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import warnings
 from dataclasses import asdict
 from datetime import timedelta
@@ -19,6 +18,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import ringattn
+from ringattn.data.token_data import open_data
+from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.load import load_model, new_llama
 from ringattn.planner.architecture import has_rope_scaling
@@ -27,23 +28,12 @@ from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
 from ringattn.training.checkpoint import save_checkpoint
-from ringattn.training.data import load_tokens
 from ringattn.training.loop import Rows, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics
 from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
 
 logger = logging.getLogger("ringattn")
-
-# Copied byte for byte: saving through transformers may rewrite a tokenizer.
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-)
 
 
 def work(folder: Path, expected_digest: str, store: dist.Store | None = None) -> None:
@@ -77,7 +67,7 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
 def run(config: RunConfig, folder: Path, device: torch.device) -> None:
     """Train, save, evaluate, draw."""
     rows, sp = build_mesh(config)
-    text = load_tokens(folder / "data")
+    data = open_data(folder / "data", seed=config.trainer.seed, length=config.trainer.sequence_length)
     model = build_model(config)
     model.to(device)  # type: ignore[arg-type]
     model = ringattn.parallelize(
@@ -91,7 +81,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
     )
     optimizer = Optimizer(model, config.optimizer, steps=config.trainer.steps)
     first = dist.get_rank() == 0
-    logger.info(describe(config, model, device, len(text.train)))
+    logger.info(describe(config, model, device, data.train_tokens))
 
     def save(step: int) -> None:
         if first:
@@ -108,7 +98,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
         train(
             reader,
             optimizer,
-            text.train,
+            data,
             trainer=config.trainer,
             clip=config.optimizer.clip,
             rows=rows,
@@ -118,7 +108,7 @@ def run(config: RunConfig, folder: Path, device: torch.device) -> None:
         save(config.trainer.steps)
         report = evaluate(
             reader,
-            text,
+            data,
             length=config.trainer.sequence_length,
             sequences=config.trainer.evaluate_sequences,
             vocabulary=model.config.vocab_size,
@@ -147,9 +137,7 @@ def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folde
     def write(path: Path) -> None:
         model.save_pretrained(path)
         source = folder / "data" / "tokenizer" if config.model.path is None else Path(config.model.path)
-        for pattern in TOKENIZER_FILES:
-            for file in source.glob(pattern):
-                shutil.copy(file, path)
+        copy_tokenizer(source, path)
 
     try:
         logger.info("checkpoint %s", save_checkpoint(write, folder / "checkpoints", step=step))

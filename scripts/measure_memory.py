@@ -27,6 +27,7 @@ import torch.multiprocessing
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import ringattn
+from ringattn.data.token_data import TokenData
 from ringattn.models.load import new_llama
 from ringattn.planner.architecture import Architecture
 from ringattn.planner.memory import estimate
@@ -165,7 +166,8 @@ def peak_of_step(case: Case) -> int:
         optimizer = Optimizer(model, OptimizerConfig(name="muon" if step.moments[0] == 1 else "adamw"), steps=2)
         tokens = np.random.default_rng(0).integers(0, case.sizes.vocabulary, 4 * step.length)
         rows, recorder = Rows(number=1, index=0), _Marks()
-        train(reader, optimizer, tokens, trainer=trainer, clip=1.0, rows=rows, recorder=recorder, save=_nowhere)  # type: ignore[arg-type]
+        data = TokenData.of_tokens(tokens, seed=0, length=step.length)
+        train(reader, optimizer, data, trainer=trainer, clip=1.0, rows=rows, recorder=recorder, save=_nowhere)  # type: ignore[arg-type]
 
     _, second = peaks_between_marks(run)
     if abs(second.start - second.end) > 0.01 * second.peak:

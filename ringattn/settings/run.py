@@ -53,10 +53,10 @@ def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
 def check(config: RunConfig) -> None:
     """The rules that one field's type cannot state; ValueError where one is broken."""
     check_model(config.model)
-    check_data(config.data)
     check_parallel(config.schedule, config.mesh)
     check_optimizer(config.optimizer)
     check_trainer(config.trainer)
+    check_data(config.data, config.trainer.sequence_length)
     check_launcher(config.launcher)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ringattn.data.token_data import TokenData
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.data import read_window, window_start
 from ringattn.training.gradients import average_gradients, clip_gradients
 from ringattn.training.loss import local_loss_scale
 from ringattn.training.metrics import Recorder, StepMetrics
@@ -32,7 +32,7 @@ class Rows:
 def train(
     reader: SequenceReader,
     optimizer: Optimizer,
-    tokens: np.ndarray,
+    data: TokenData,
     *,
     trainer: TrainerConfig,
     clip: float,
@@ -45,25 +45,26 @@ def train(
     Raises:
         ValueError: the loss is not finite.
     """
-    length, accumulation = trainer.sequence_length, trainer.accumulation
+    accumulation = trainer.accumulation
     sequences = rows.number * accumulation
     world = dist.get_world_size() if dist.is_initialized() else 1
-    scale = local_loss_scale(world=world, accumulation=accumulation, valid_tokens=sequences * length)
     parameters = trained_parameters(reader.model)
     reader.model.train()
     for step in range(trainer.steps):
         started = time.perf_counter()
+        # Every rank counts the targets of the whole global batch by itself.
+        targets = sum(data.num_targets(step * sequences + number) for number in range(sequences))
+        scale = local_loss_scale(world=world, accumulation=accumulation, valid_tokens=targets)
         loss = torch.zeros((), device=reader.device)
         for part in range(accumulation):
             index = step * sequences + part * rows.number + rows.index
-            start = window_start(index, seed=trainer.seed, length=length, tokens=len(tokens))
-            part_loss = reader.loss_sum(*read_window(tokens, start, length))
+            part_loss = reader.loss_sum(data.sequence(index))
             # Each part is averaged over the accumulation steps too: the scale has undone that already.
             (part_loss * (scale / accumulation)).backward()
             loss += part_loss.detach()
         average_gradients(parameters)
         norm = clip_gradients(parameters, clip)
-        mean_loss = _summed(loss) / (sequences * length)
+        mean_loss = _summed(loss) / targets
         if not np.isfinite(mean_loss):
             raise ValueError(
                 f"the loss must be finite, but it is {mean_loss} at step {step}: lower "
@@ -77,7 +78,7 @@ def train(
                 loss=mean_loss,
                 learning_rate=rate,
                 gradient_norm=norm,
-                tokens_per_second=sequences * length / seconds,
+                tokens_per_second=targets / seconds,
                 seconds=seconds,
                 peak_memory=_largest(peak_memory(reader.device)),
             )

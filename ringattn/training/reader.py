@@ -1,7 +1,8 @@
 """A parallelized causal language model that reads one sequence together with the other ranks of its group.
 
 The base model sees this rank's tokens and their positions; its states meet the output head in chunks
-(`ringattn.training.loss`). Labels are shifted before they are cut, so that no label is lost at a border.
+(`ringattn.training.loss`). Labels are shifted before they are cut, so that no label is lost at a border. A sequence
+with fewer tokens than the ranks need is filled up at its end, where nothing is predicted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ringattn.attention import SequenceParallel
+from ringattn.data.sequence import IGNORE, Sequence
 from ringattn.training.loss import chunked_cross_entropy, token_losses
 
 
@@ -40,37 +42,49 @@ class SequenceReader:
         self.autocast = precision == "bfloat16"
         self.softcap = _head_softcap(model)
 
-    def loss_sum(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Sum of the losses of this rank's tokens; `inputs` and `targets` are the full sequence, int64 [1,
-        L].
-        """
+    def loss_sum(self, sequence: Sequence) -> torch.Tensor:
+        """Sum of the losses of this rank's tokens."""
         with self._precision():
-            hidden, labels = self._read(inputs, targets)
+            hidden, labels = self._read(sequence)
             return chunked_cross_entropy(
                 hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap
             )
 
     @torch.no_grad()
-    def sequence_losses(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Every token's loss, fp32 [L], the same on each rank of the group."""
+    def sequence_losses(self, sequence: Sequence) -> torch.Tensor:
+        """Every token's loss, fp32 [L], 0 where nothing is predicted; the same on each rank of the group."""
         with self._precision():
-            hidden, labels = self._read(inputs, targets)
+            hidden, labels = self._read(sequence)
             losses = token_losses(hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap)
-        return self.sp.unshard(losses.float(), dim=0, length=inputs.shape[1])
+        filled = self._length_for(sequence.length)
+        return self.sp.unshard(losses.float(), dim=0, length=filled)[: sequence.length]
 
-    def _read(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        length = inputs.shape[1]
-        positions = self.sp.positions(length).to(self.device)
+    def _read(self, sequence: Sequence) -> tuple[torch.Tensor, torch.Tensor]:
+        length = self._length_for(sequence.length)
+        more = length - sequence.length
+        # The tail is a document of its own where there are some, and no token before it sees it in any case.
+        documents = sequence.documents
+        if documents is not None and more:
+            documents = (*documents, length)
         states = self.model.model(
-            input_ids=self._local(inputs),
-            position_ids=positions[None],
+            input_ids=self._local(sequence.inputs, more, 0),
             length=length,
+            documents=documents,
             use_cache=False,
         ).last_hidden_state
-        return states[0].to(self.model.lm_head.weight.dtype), self._local(targets)[0]
+        return states[0].to(self.model.lm_head.weight.dtype), self._local(sequence.targets, more, IGNORE)[0]
 
-    def _local(self, tokens: np.ndarray) -> torch.Tensor:
-        return self.sp.shard(torch.from_numpy(tokens).to(self.device), dim=1)
+    def _length_for(self, length: int) -> int:
+        """`length`, or the first one above it at which every rank has a token."""
+        while True:
+            layout = self.sp.layout(length)
+            if min(layout.local_length(rank) for rank in range(self.sp.world)) > 0:
+                return length
+            length += 1
+
+    def _local(self, tokens: np.ndarray, more: int, filler: int) -> torch.Tensor:
+        whole = np.pad(tokens, ((0, 0), (0, more)), constant_values=filler) if more else tokens
+        return self.sp.shard(torch.from_numpy(whole).to(self.device), dim=1)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast:
