@@ -1,6 +1,7 @@
 """The data of a run, from what a user names to the sequences that are trained on."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,11 +29,10 @@ def write_stories(path, number=40):
     return stories
 
 
-def decoded(folder, bounds_of_documents=True):
+def decoded(folder):
     """The text of each document of a corpus, its end-of-text token left out."""
     corpus, tokenizer = open_corpus(folder), load_tokenizer(folder / "tokenizer").tokenizer
-    bounds = corpus.bounds.tolist()
-    return [tokenizer.decode(corpus.tokens[a:b].tolist()) for a, b in zip(bounds, bounds[1:])]
+    return [tokenizer.decode(corpus.tokens[a:b].tolist()) for a, b in pairwise(corpus.bounds.tolist())]
 
 
 def test_one_book_is_cut_at_a_line_and_decodes_to_the_text(tmp_path):
@@ -126,11 +126,26 @@ def test_plain_tokens_of_another_program_are_read_where_they_are(tmp_path):
     ("name", "content", "settings", "message"),
     [
         ("a.bin", b"abc", {}, r"a.bin has 3 bytes, which is no whole number of uint16 tokens: it is cut off, or has"),
-        ("a.bin", b"\x01\x00" * 9, {"documents": "bounds.npy"}, r"rise from 0 to the number of tokens, 9 in .*got \[0, 5"),
+        (
+            "a.bin",
+            b"\x01\x00" * 9,
+            {"documents": "bounds.npy"},
+            r"rise from 0 to the number of tokens, 9 in .*got \[0, 5",
+        ),
         ("a.bin", b"\xff\xff" * 99, {}, r"the new model embeds 290 tokens, and .*a.bin has token 65535"),
         ("a.npy", b"\x93NUMPY", {}, r"a.npy is no .npy file"),
-        ("a.txt", b"words", {"documents": "bounds.npy"}, r"data.documents is for plain .npy and .bin files of tokens, got"),
-        ("a.txt", b"words", {"text_key": "text"}, r"data.text_key is for jsonl, parquet and datasets, got .*which is text"),
+        (
+            "a.txt",
+            b"words",
+            {"documents": "bounds.npy"},
+            r"data.documents is for plain .npy and .bin files of tokens, got",
+        ),
+        (
+            "a.txt",
+            b"words",
+            {"text_key": "text"},
+            r"data.text_key is for jsonl, parquet and datasets, got .*which is text",
+        ),
     ],
 )
 def test_token_files_and_settings_that_do_not_fit_are_refused(tmp_path, name, content, settings, message):
