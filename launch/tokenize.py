@@ -36,7 +36,7 @@ class TokenizeConfig:
 
     path: str | None = setting(None, "text files, .jsonl, .parquet (a file, a folder or a glob), or a datasets folder")
     out: str | None = setting(None, "the folder to write; there must be none of this name")
-    tokenizer: str | None = setting(None, "a Hugging Face model or tokenizer folder on this machine")
+    tokenizer: str | None = setting(None, "a Hugging Face model or tokenizer folder, or one that this command wrote")
     vocabulary: int | None = setting(None, "tokens of a tokenizer to train on the text, in place of tokenizer=")
     kind: Literal["file", "text", "jsonl", "parquet", "datasets"] = setting(
         "file", "file: what the path says; or force one"
@@ -94,7 +94,7 @@ def make(config: TokenizeConfig, folder: Path) -> None:
     """Write the tokens into `folder`."""
     import sys
 
-    from ringattn.data.corpus import TOKENIZER
+    from ringattn.data.corpus import CORPUS_FILE, TOKENIZER
     from ringattn.data.records import BadRecords
     from ringattn.data.sources import find_source
     from ringattn.data.tokenize import tokenize
@@ -108,6 +108,8 @@ def make(config: TokenizeConfig, folder: Path) -> None:
     tokenizer = None
     if config.tokenizer is not None:
         chosen = Path(config.tokenizer).expanduser()
+        if (chosen / CORPUS_FILE).is_file():  # What this command wrote before.
+            chosen /= TOKENIZER
         tokenizer = load_tokenizer(chosen)
         copy_tokenizer(chosen, folder / TOKENIZER)
     bad = BadRecords(skip=config.bad == "skip")

@@ -35,7 +35,11 @@ def _text(line: bytes, key: str, place: str, bad: BadRecords) -> str | None:
     except UnicodeDecodeError as error:
         bad.add(place, f"must be UTF-8 text, and its byte {error.start} is not", "convert the file")
     except json.JSONDecodeError as error:
-        bad.add(place, f"is not a whole JSON object ({error.msg} at column {error.colno})", "write one object a line")
+        bad.add(
+            place,
+            f"is not a whole JSON object ({error.msg.removesuffix(' at')} at column {error.colno})",
+            "write one object a line",
+        )
     except RecursionError:
         bad.add(place, "is nested too deeply", "put it right")
     else:

@@ -120,13 +120,14 @@ def scan(source: Source, bad: BadRecords) -> array[int]:
 def held_out_cut(bounds: np.ndarray, fraction: float) -> int:
     """Where the held-out part begins, in the units of `bounds`, int64 [documents + 1].
 
-    It is the last documents that together make up `fraction` of the whole. Where they are more than twice that much, as
-    where the text is one book, the document at the border is cut in two.
+    It is the last documents, so many that they come nearest to `fraction` of the whole. Where that is off by more than
+    half of it, as where the text is one book, the document at the border is cut in two.
     """
     total = int(bounds[-1])
     wanted = total - round(total * fraction)
-    start = int(bounds[np.searchsorted(bounds, wanted, side="right") - 1])
-    return start if start > 0 and total - start <= 2 * fraction * total else wanted
+    after = int(np.searchsorted(bounds, wanted, side="right"))
+    near = min((int(bound) for bound in bounds[after - 1 : after + 1]), key=lambda bound: abs(bound - wanted))
+    return near if 0 < near < total and abs(near - wanted) <= fraction * total / 2 else wanted
 
 
 def parts(pieces: Iterable[Piece], bounds: np.ndarray, cut: int) -> Iterator[Part]:

@@ -9,6 +9,7 @@ from tiny_run import ARCHITECTURE, tiny_mapping, write_text
 
 from ringattn.data.corpus import open_corpus
 from ringattn.data.prepare import prepare
+from ringattn.data.tokenize import held_out_cut
 from ringattn.data.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from ringattn.models.load import new_llama
 from ringattn.planner.architecture import Architecture
@@ -40,7 +41,7 @@ def test_one_book_is_cut_at_a_line_and_decodes_to_the_text(tmp_path):
     data = prepare(config(tmp_path), tmp_path / "data")
     first, second = decoded(tmp_path / "data")
     assert first + second == text and first.endswith("\n")
-    assert 0.1 * len(text) <= len(second) <= 0.12 * len(text)
+    assert 0.1 * len(text) <= len(second) <= 0.11 * len(text)
     corpus = open_corpus(tmp_path / "data")
     assert data.train_tokens == corpus.bounds[1]
     assert corpus.tokens[-1] == corpus.described.end_of_text == 0
@@ -54,8 +55,24 @@ def test_of_many_documents_the_last_ones_are_held_out(tmp_path):
     summary = json.loads((tmp_path / "data" / "data.json").read_text())
     held = summary["held_out"]["documents"]
     assert summary["train"]["documents"] == 40 - held
-    assert 0.1 <= sum(map(len, stories[-held:])) / sum(map(len, stories)) <= 0.2
+    assert 0.05 <= sum(map(len, stories[-held:])) / sum(map(len, stories)) <= 0.15
     assert data.train_tokens == open_corpus(tmp_path / "data").bounds[40 - held]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fraction", "cut"),
+    [
+        ([10] * 10, 0.1, 90),
+        ([10] * 10, 0.14, 90),
+        ([10] * 10, 0.16, 80),
+        ([100], 0.05, 95),  # One book.
+        ([90, 10], 0.05, 95),  # The last document is twice what is wanted.
+        ([10, 90], 0.5, 50),
+        ([50, 50], 0.0, 100),
+    ],
+)
+def test_where_the_held_out_part_begins(lengths, fraction, cut):
+    assert held_out_cut(np.cumsum([0, *lengths]), fraction) == cut
 
 
 def test_a_held_out_text_of_its_own(tmp_path):
