@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         make(config, aside)
         aside.rename(out)
+    except KeyboardInterrupt:
+        print("ringattn: stopped, and nothing was written", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except OSError as error:
         raise ValueError(f"{out} could not be written ({error}): choose another disk or folder with out=...") from error
     finally:
@@ -92,8 +97,6 @@ def check(config: TokenizeConfig) -> None:
 
 def make(config: TokenizeConfig, folder: Path) -> None:
     """Write the tokens into `folder`."""
-    import sys
-
     from ringattn.data.corpus import CORPUS_FILE, TOKENIZER
     from ringattn.data.records import BadRecords
     from ringattn.data.sources import find_source

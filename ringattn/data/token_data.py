@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ringattn.data.corpus import open_corpus
+from ringattn.data.corpus import Corpus, Description, open_corpus
 from ringattn.data.order import Permutation, mix
 from ringattn.data.sequence import Sequence
 from ringattn.data.windows import DocumentWindows, StreamWindows, View, Windows
@@ -41,8 +41,6 @@ class TokenData:
     @classmethod
     def of_tokens(cls, tokens: np.ndarray, *, seed: int, length: int) -> TokenData:
         """One stream of tokens in memory, int [n], n above `length`; the same text is the held-out one."""
-        from ringattn.data.corpus import Corpus, Description
-
         bounds = np.array([0, len(tokens)], dtype=np.int64)
         described = Description(
             tokens_file="",

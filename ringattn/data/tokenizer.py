@@ -84,6 +84,9 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing more special.
         raise ValueError(f"{path} is no tokenizer ({error}): save it anew.") from None
+    # A saved tokenizer may say that inputs are cut or filled up to some length.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return TextTokenizer(tokenizer, _end_of_text(tokenizer, folder))
 
 

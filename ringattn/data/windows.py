@@ -8,6 +8,7 @@ against cutting documents is only that sequences are a little shorter).
 
     pieces.npy      int64 [documents + 1]: how many pieces come before each document
     windows.npy     int64 [sequences + 1]: the first piece of each sequence
+    targets.npy      int64 [sequences]: how many of its targets count
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from ringattn.data.corpus import Corpus
 from ringattn.data.sequence import IGNORE, Sequence
 
-PIECES, WINDOWS = "pieces.npy", "windows.npy"
+PIECES, WINDOWS, TARGETS = "pieces.npy", "windows.npy", "targets.npy"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class DocumentWindows:
     def __init__(self, view: View, folder: Path, *, length: int, overlap: int) -> None:
         self._corpus, self._view = view.corpus, view
         self._first = view.documents().start
-        self._pieces, self._windows = (np.load(folder / name, mmap_mode="r") for name in (PIECES, WINDOWS))
+        self._pieces, self._windows, self._targets = (
+            np.load(folder / name, mmap_mode="r") for name in (PIECES, WINDOWS, TARGETS)
+        )
         self.length, self.overlap = length, overlap
         self.count = len(self._windows) - 1
 
@@ -119,8 +122,7 @@ class DocumentWindows:
         )
 
     def num_targets(self, number: int) -> int:
-        _, lengths, again = self._pairs(number)
-        return int(lengths.sum() - again.sum())
+        return int(self._targets[number])
 
     def _pairs(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each piece: its first token in the corpus, its pairs, and how many of them the piece before has."""
@@ -141,25 +143,27 @@ def write_index(view: View, folder: Path, *, length: int, overlap: int, packed: 
     stride = length - overlap
     number = np.where(pairs > length, 1 + -(-(pairs - length) // stride), (pairs > 0).astype(np.int64))
     pieces = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(number)])
-    alone = np.arange(int(pieces[-1]) + 1, dtype=np.int64)
-    windows = _next_fit(pairs, pieces, length=length, stride=stride) if packed else alone
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, numbers in ((PIECES, pieces), (WINDOWS, windows)):
-        with (folder / name).open("wb") as file:
-            np.save(file, numbers)
-
-
-def _next_fit(pairs: np.ndarray, pieces: np.ndarray, *, length: int, stride: int) -> np.ndarray:
-    """The first piece of each sequence, and the number of all pieces."""
-    lengths = np.full(int(pieces[-1]), length, dtype=np.int64)
     some = pairs > 0
-    last = pieces[1:][some] - 1
-    lengths[last] = pairs[some] - (last - pieces[:-1][some]) * stride
+    first, last = pieces[:-1][some], pieces[1:][some] - 1
+    lengths = np.full(int(pieces[-1]), length, dtype=np.int64)
+    lengths[last] = pairs[some] - (last - first) * stride
+    predicted = lengths - overlap
+    predicted[first] += overlap
+    windows = _next_fit(lengths, length) if packed else np.arange(len(lengths) + 1, dtype=np.int64)
+    before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(predicted)])
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / PIECES, pieces)
+    np.save(folder / WINDOWS, windows)
+    np.save(folder / TARGETS, np.diff(before[windows]))
+
+
+def _next_fit(lengths: np.ndarray, most: int) -> np.ndarray:
+    """The first piece of each sequence, and the number of all pieces."""
     ends = np.cumsum(lengths)
     windows, place, full = [0], 0, 0
     while place < len(ends):
-        # As many pieces as end within `length` pairs of this sequence's beginning: at least one.
-        place = int(np.searchsorted(ends, full + length, side="right"))
+        # As many pieces as end within `most` pairs of this sequence's beginning: at least one.
+        place = int(np.searchsorted(ends, full + most, side="right"))
         full = int(ends[place - 1])
         windows.append(place)
     return np.array(windows, dtype=np.int64)

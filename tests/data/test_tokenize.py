@@ -9,7 +9,7 @@ from ringattn.data.corpus import open_corpus
 from ringattn.data.progress import Progress, shortened
 from ringattn.data.records import BadRecords
 from ringattn.data.sources import find_source
-from ringattn.data.tokenizer import train_bpe
+from ringattn.data.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from ringattn.settings.data import DataConfig
 
 
@@ -20,6 +20,16 @@ def test_bpe_encodes_any_text_and_decodes_it_back():
     assert made.tokenizer.decode(ids.tolist(), skip_special_tokens=False) == words
     assert 257 <= made.vocabulary <= 270 and made.end_of_text == 0
     assert made.encode([""])[0].tolist() == []
+
+
+def test_a_length_that_was_saved_with_a_tokenizer_cuts_nothing(tmp_path):
+    made = train_bpe(["some words " * 9], 270)
+    made.tokenizer.enable_truncation(4)
+    made.tokenizer.enable_padding(length=50)
+    save_tokenizer(made.tokenizer, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    (ids,) = loaded.encode(["some words and other words"])
+    assert loaded.tokenizer.decode(ids.tolist(), skip_special_tokens=False) == "some words and other words"
 
 
 def test_a_book_in_pieces_has_the_tokens_of_the_whole(tmp_path, monkeypatch):
