@@ -14,6 +14,7 @@ from importlib import import_module
 # command: (module with `run(arguments) -> exit code`, one line of help)
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
+    "tokenize": ("ringattn.launch.tokenize", "turn a text or a data set into tokens on disk, to train on"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),

@@ -32,6 +32,9 @@ IMPLIED = {
 # Words of their own that stand for a setting.
 SHORT = {"resume": "run.resume"}
 
+# Settings of the data group that name files.
+DATA_PATHS = ("path", "held_out_path", "documents")
+
 # Folders beside the groups that hold files of another kind: descriptions of clusters, for planning.
 NO_GROUPS = ("cluster",)
 
@@ -137,8 +140,8 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
     run = values["run"]
     if run["folder"] is None:
         run["folder"] = f"runs/{run['name']}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
-    for place in (run, values["model"], values["data"]):
-        key = "folder" if place is run else "path"
+    paths = ((run, "folder"), (values["model"], "path"), *((values["data"], key) for key in DATA_PATHS))
+    for place, key in paths:
         if place[key] is not None:
             place[key] = str(Path(str(place[key])).expanduser().absolute())
     named = values["schedule"]["cluster"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 import warnings
 from dataclasses import asdict
@@ -23,6 +22,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import ringattn
+from ringattn.data.token_data import open_data
+from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
@@ -37,7 +38,6 @@ from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
 from ringattn.training.checkpoint import newest, save_checkpoint, verify
-from ringattn.training.data import load_tokens
 from ringattn.training.engine import Engine, TorchEngine
 from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics
@@ -47,16 +47,6 @@ from ringattn.training.stop import StopRequest
 from ringattn.training.watchdog import Watchdog
 
 logger = logging.getLogger("ringattn")
-
-# Copied byte for byte: saving through transformers may rewrite a tokenizer.
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-)
 
 
 def work(folder: Path, expected_digest: str, store: dist.Store | None = None) -> None:
@@ -102,8 +92,8 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
     """Train, save, evaluate, draw. Asked to stop, it saves and leaves."""
     rows, sp = build_mesh(config)
     trainer, first = config.trainer, dist.get_rank() == 0
-    text = load_tokens(folder / "data", length=trainer.sequence_length, seed=trainer.seed)
-    same = identity(config, text.fingerprint(), rows=rows.number)
+    data = open_data(folder / "data", seed=trainer.seed, length=trainer.sequence_length)
+    same = identity(config, data.fingerprint(), rows=rows.number)
     checkpoints = folder / "checkpoints"
     found = newest(checkpoints)
     progress, state = open_checkpoint(found, same) if found else (Progress(step=0, updates=0, identity=same), None)
@@ -123,7 +113,7 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
     if state is not None:
         state.restore(engine, progress)
         logger.info("going on from %s, after %d of %d steps", found, progress.step, trainer.steps)
-    logger.info(describe(config, model, device, len(text.train)))
+    logger.info(describe(config, model, device, data.train_tokens))
 
     def save(position: Position) -> None:
         write_checkpoint(position, engine, config, folder, same)
@@ -142,7 +132,7 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
     with recorder, Watchdog(dist.get_rank(), sp.counter, seconds=trainer.hang_seconds) as watchdog:
         position = train(
             engine,
-            text,
+            data,
             trainer=trainer,
             rows=rows,
             recorder=recorder,
@@ -161,7 +151,7 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
         watchdog.doing("evaluating")
         report = evaluate(
             engine.reader,
-            text,
+            data,
             length=trainer.sequence_length,
             sequences=trainer.evaluate_sequences,
             vocabulary=text_model(model).config.vocab_size,
@@ -210,9 +200,7 @@ def write_checkpoint(position: Position, engine: Engine, config: RunConfig, fold
         if is_adapted(model):
             model.save_pretrained(path / "adapter", state_dict=tensors)
         source = folder / "data" / "tokenizer" if config.model.path is None else Path(config.model.path)
-        for pattern in TOKENIZER_FILES:
-            for file in source.glob(pattern):
-                shutil.copy(file, path)
+        copy_tokenizer(source, path)
 
     try:
         place = save_checkpoint(write, folder / "checkpoints", step=position.step, keep=config.checkpoint.keep)

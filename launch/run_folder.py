@@ -2,7 +2,7 @@
 
 config.yaml        the whole configuration, frozen
 config.sha256      its digest
-data/              token ids and tokenizer
+data/              token ids, tokenizer, and which sequences they make
 metrics.jsonl      one line a step
 checkpoints/       Hugging Face folders with what a run goes on from; `latest` points at the newest
 perplexity.json    held-out perplexity by position, and the bigram model's
@@ -84,7 +84,7 @@ def freeze(config: RunConfig) -> tuple[Path, str]:
     Raises:
         ValueError: the folder exists, or the text does not serve.
     """
-    from ringattn.training.data import prepare
+    from ringattn.data.prepare import prepare
 
     check_free(config)
     folder = Path(config.run.folder)

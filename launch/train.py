@@ -22,7 +22,8 @@ Groups (group=choice):
 Settings (setting=value):
 {settings}
 
-Short forms: data.path=FILE (any UTF-8 text), model.path=FOLDER (a Hugging Face checkpoint on this machine).
+Short forms: data.path=PATH (text, .jsonl, .parquet, a datasets folder, tokens; a file, a folder or a 'glob*'),
+model.path=FOLDER (a Hugging Face checkpoint on this machine).
 """
 
 

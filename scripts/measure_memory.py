@@ -27,6 +27,7 @@ import torch.multiprocessing
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import ringattn
+from ringattn.data.token_data import TokenData
 from ringattn.models.load import new_llama
 from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import Architecture
@@ -35,7 +36,6 @@ from ringattn.planner.training_step import TrainingStep
 from ringattn.report.table import table
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.data import Sequence
 from ringattn.training.engine import TorchEngine
 from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import StepMetrics
@@ -173,7 +173,8 @@ def peak_of_step(case: Case) -> int:
         )
         optimizer = OptimizerConfig(name="muon" if step.moments[0] == 1 else "adamw")
         engine = TorchEngine(reader, optimizer, steps=2, accumulation=step.accumulation)
-        data = _Random(case.sizes.vocabulary, step.length)
+        tokens = np.random.default_rng(0).integers(0, case.sizes.vocabulary, 4 * step.length)
+        data = TokenData.of_tokens(tokens, seed=0, length=step.length)
         with Watchdog(0, sp.counter, seconds=0) as watchdog:
             train(
                 engine,
@@ -232,20 +233,6 @@ class _Marks:
 
 def _nowhere(position: Position) -> None:
     return
-
-
-class _Random:
-    """Sequences of random tokens."""
-
-    def __init__(self, vocabulary: int, length: int) -> None:
-        self._vocabulary, self._length = vocabulary, length
-
-    def sequence(self, index: int) -> Sequence:
-        tokens = np.random.default_rng(index).integers(0, self._vocabulary, (1, self._length + 1))
-        return Sequence(inputs=tokens[:, :-1], targets=tokens[:, 1:])
-
-    def num_targets(self, index: int) -> int:
-        return self._length
 
 
 @contextmanager

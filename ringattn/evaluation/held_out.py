@@ -1,4 +1,4 @@
-"""A model and the bigram model on the same held-out windows."""
+"""A model and the bigram model on the same held-out sequences."""
 
 from __future__ import annotations
 
@@ -6,50 +6,44 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ringattn.data.sequence import IGNORE
+from ringattn.data.token_data import TokenData
 from ringattn.evaluation.bigram import Bigram
 from ringattn.evaluation.perplexity import PositionReport, report
-from ringattn.training.data import Sequence, TokenizedText, read_window
 from ringattn.training.loop import Rows
 from ringattn.training.reader import SequenceReader
 
 
-def held_out_starts(tokens: int, *, length: int, sequences: int) -> list[int]:
-    """Starts of at most `sequences` windows of `length + 1` tokens that share no target, spread over the
-    text.
-    """
-    fit = (tokens - 1) // length
-    if fit < 1:
-        raise ValueError(
-            f"the held-out text has {tokens} tokens, less than one sequence of {length} + 1: lower "
-            "trainer.sequence_length or raise data.held_out."
-        )
-    chosen = np.unique(np.linspace(0, fit - 1, min(fit, sequences)).round().astype(int))
-    return [int(window) * length for window in chosen]
-
-
 def evaluate(
-    reader: SequenceReader, text: TokenizedText, *, length: int, sequences: int, vocabulary: int, rows: Rows
+    reader: SequenceReader, data: TokenData, *, length: int, sequences: int, vocabulary: int, rows: Rows
 ) -> PositionReport:
-    """Perplexity by position on held-out text; every rank returns the same report.
+    """Perplexity by position in the document on held-out text; every rank returns the same report.
 
-    Each data-parallel row reads other windows; within a row all ranks read a window together.
+    Each data-parallel row reads other sequences; within a row all ranks read a sequence together.
     """
-    starts = held_out_starts(len(text.held_out), length=length, sequences=sequences)
-    losses = torch.zeros(len(starts), length, device=reader.device)
+    chosen = data.held_out(sequences)
+    losses = torch.zeros(len(chosen), length, device=reader.device)
     reader.model.eval()
-    for number, start in enumerate(starts):
+    for number, sequence in enumerate(chosen):
         if number % rows.number == rows.index:
-            losses[number] = reader.sequence_losses(_window(text, start, length))
+            losses[number, : sequence.length] = reader.sequence_losses(sequence)
     if rows.number > 1:
-        # Each window is known to every rank of one row: the sum over the world counts it once a rank.
+        # Each sequence is known to every rank of one row: the sum over the world counts it once a rank.
         dist.all_reduce(losses)
         losses /= dist.get_world_size() // rows.number
-    bigram = Bigram(text.train, vocabulary=vocabulary)
-    windows = [read_window(text.held_out, start, length) for start in starts]
-    bigram_losses = np.concatenate([bigram.losses(inputs, targets) for inputs, targets in windows])
-    return report(losses.cpu().double().numpy(), bigram_losses)
-
-
-def _window(text: TokenizedText, start: int, length: int) -> Sequence:
-    inputs, targets = read_window(text.held_out, start, length)
-    return Sequence(inputs=inputs, targets=targets)
+    bigram = Bigram(data.sample(), vocabulary=vocabulary)
+    found = losses.cpu().double().numpy()
+    model, simple, positions = [], [], []
+    for number, sequence in enumerate(chosen):
+        counts = sequence.targets[0] != IGNORE
+        inputs, targets = sequence.inputs[0][counts], sequence.targets[0][counts]
+        model.append(found[number, : sequence.length][counts])
+        simple.append(bigram.losses(inputs, targets))
+        positions.append(sequence.positions()[counts])
+    return report(
+        np.concatenate(model),
+        np.concatenate(simple),
+        np.concatenate(positions),
+        sequences=len(chosen),
+        length=max(sequence.length for sequence in chosen),
+    )

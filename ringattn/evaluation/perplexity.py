@@ -18,7 +18,7 @@ FIRST_RANGE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class PositionRange:
-    """Mean losses in nats over positions `start` to `stop` (excluded) of all sequences."""
+    """Mean losses in nats over positions `start` to `stop` (excluded) of all documents."""
 
     start: int
     stop: int
@@ -75,27 +75,38 @@ def position_ranges(length: int, first: int = FIRST_RANGE) -> list[tuple[int, in
     return ranges
 
 
-def report(losses: np.ndarray, bigram_losses: np.ndarray) -> PositionReport:
-    """Summarize token losses [sequences, length], the model's and the bigram's on the same tokens."""
-    if losses.shape != bigram_losses.shape or losses.ndim != 2 or 0 in losses.shape:
+def report(
+    losses: np.ndarray, bigram_losses: np.ndarray, positions: np.ndarray, *, sequences: int, length: int
+) -> PositionReport:
+    """Summarize token losses [n], the model's and the bigram's on the same tokens, by their positions.
+
+    Args:
+        positions: int [n], each token's place in its document, below `length`.
+        sequences, length: how many sequences the tokens are of, and the longest of them.
+    """
+    if not losses.shape == bigram_losses.shape == positions.shape or losses.ndim != 1 or not losses.size:
         raise ValueError(
-            "losses and bigram losses must both be [sequences, length] with at least one token, got "
-            f"{list(losses.shape)} and {list(bigram_losses.shape)}: evaluate both on the same windows."
+            "losses, bigram losses and positions must be [n] of the same tokens, at least one, got "
+            f"{list(losses.shape)}, {list(bigram_losses.shape)} and {list(positions.shape)}: evaluate all on the same "
+            "sequences."
         )
-    sequences, length = losses.shape
+    ranges = []
+    for start, stop in position_ranges(int(positions.max()) + 1):
+        inside = (start <= positions) & (positions < stop)
+        if inside.any():
+            ranges.append(
+                PositionRange(
+                    start=start,
+                    stop=stop,
+                    tokens=int(inside.sum()),
+                    loss=float(losses[inside].mean()),
+                    bigram_loss=float(bigram_losses[inside].mean()),
+                )
+            )
     return PositionReport(
         sequences=sequences,
         length=length,
         loss=float(losses.mean()),
         bigram_loss=float(bigram_losses.mean()),
-        ranges=tuple(
-            PositionRange(
-                start=start,
-                stop=stop,
-                tokens=sequences * (stop - start),
-                loss=float(losses[:, start:stop].mean()),
-                bigram_loss=float(bigram_losses[:, start:stop].mean()),
-            )
-            for start, stop in position_ranges(length)
-        ),
+        ranges=tuple(ranges),
     )

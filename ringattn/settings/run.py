@@ -58,12 +58,12 @@ def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
 def check(config: RunConfig) -> None:
     """The rules that one field's type cannot state; ValueError where one is broken."""
     check_model(config.model)
-    check_data(config.data)
     check_parallel(config.schedule, config.mesh)
     check_optimizer(config.optimizer)
     check_trainer(config.trainer, config.checkpoint)
     check_adapter(config.adapter)
     check_deepspeed(config.deepspeed, optimizer=config.optimizer.name)
+    check_data(config.data, config.trainer.sequence_length)
     check_launcher(config.launcher)
     check_run_folder(config.run)
     if config.adapter.kind != "none" and config.model.path is None:

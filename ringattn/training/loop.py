@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from ringattn.data.sequence import Sequence
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.data import Sequence
 from ringattn.training.engine import Engine
 from ringattn.training.loss import local_loss_scale
 from ringattn.training.metrics import Recorder, StepMetrics
@@ -98,7 +98,7 @@ def train(
         for part in range(accumulation):
             watchdog.doing(f"step {step}, reading")
             sequence = data.sequence(numbers[part * rows.number + rows.index])
-            tokens += sequence.inputs.shape[1]
+            tokens += sequence.length
             clock.lap("data")
             watchdog.doing(f"step {step}, forward")
             part_loss = reader.loss_sum(sequence)

@@ -1,7 +1,8 @@
 """A parallelized causal language model that reads one sequence together with the other ranks of its group.
 
 The base model sees this rank's tokens and their positions; its states meet the output head in chunks
-(`ringattn.training.loss`). Labels are shifted before they are cut, so that no label is lost at a border.
+(`ringattn.training.loss`). Labels are shifted before they are cut, so that no label is lost at a border. A sequence
+with fewer tokens than the ranks need is filled up at its end, where nothing is predicted.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ringattn.attention import SequenceParallel
+from ringattn.data.sequence import IGNORE, Sequence
 from ringattn.models.support import text_model
-from ringattn.training.data import Sequence
 from ringattn.training.loss import chunked_cross_entropy, token_losses
 
 
@@ -56,15 +57,14 @@ class SequenceLoss(nn.Module):
         inputs: Tensor,
         labels: Tensor,
         *,
-        positions: Tensor,
         length: int,
         documents: tuple[int, ...] | None = None,
         each: bool = False,
     ) -> Tensor:
-        """inputs, labels, positions: int64 [1, n], this rank's; length and documents: the whole sequence's."""
+        """inputs, labels: int64 [1, n], this rank's; length and documents: the whole sequence's."""
         states = (
             text_model(self.model)
-            .model(input_ids=inputs, position_ids=positions, length=length, documents=documents, use_cache=False)
+            .model(input_ids=inputs, length=length, documents=documents, use_cache=False)
             .last_hidden_state
         )
         result: Tensor = self.head_loss(states[0], labels[0], each=each)
@@ -113,26 +113,30 @@ class SequenceReader:
         """Every token's loss, fp32 [L], the same on each rank of the group."""
         with self._precision():
             losses = self._read(sequence, each=True)
-        return self.sp.unshard(losses.float(), dim=0, length=sequence.inputs.shape[1])
+        filled = self._length_for(sequence.length)
+        return self.sp.unshard(losses.float(), dim=0, length=filled)[: sequence.length]
 
     def _read(self, sequence: Sequence, *, each: bool = False) -> Tensor:
-        length, documents = sequence.inputs.shape[1], sequence.documents
-        positions = self.sp.positions(length).to(self.device)
-        if documents is not None:
-            # Positions restart in each document.
-            starts = torch.tensor(documents, device=self.device)
-            positions -= starts[torch.searchsorted(starts, positions, right=True) - 1]
-        return self.call(
-            self._local(sequence.inputs),
-            self._local(sequence.targets),
-            positions=positions[None],
-            length=length,
-            documents=documents,
-            each=each,
-        )
+        length = self._length_for(sequence.length)
+        more = length - sequence.length
+        # The tail is a document of its own where there are some, and no token before it sees it in any case.
+        documents = sequence.documents
+        if documents is not None and more:
+            documents = (*documents, length)
+        inputs, labels = self._local(sequence.inputs, more, 0), self._local(sequence.targets, more, IGNORE)
+        return self.call(inputs, labels, length=length, documents=documents, each=each)
 
-    def _local(self, tokens: np.ndarray) -> Tensor:
-        return self.sp.shard(torch.from_numpy(tokens).to(self.device), dim=1)
+    def _length_for(self, length: int) -> int:
+        """`length`, or the first one above it at which every rank has a token."""
+        while True:
+            layout = self.sp.layout(length)
+            if min(layout.local_length(rank) for rank in range(self.sp.world)) > 0:
+                return length
+            length += 1
+
+    def _local(self, tokens: np.ndarray, more: int, filler: int) -> Tensor:
+        whole = np.pad(tokens, ((0, 0), (0, more)), constant_values=filler) if more else tokens
+        return self.sp.shard(torch.from_numpy(whole).to(self.device), dim=1)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from ringattn.evaluation.held_out import held_out_starts
 from ringattn.evaluation.perplexity import position_ranges, report
 
 
@@ -18,7 +17,8 @@ def test_ranges_double_and_cover_every_position_once():
 def test_a_report_averages_each_range_over_the_sequences():
     losses = np.zeros((2, 512))
     losses[0, :256], losses[1, :256], losses[:, 256:] = 1.0, 3.0, 0.5
-    made = report(losses, np.full((2, 512), 4.0))
+    positions = np.tile(np.arange(512), 2)
+    made = report(losses.flatten(), np.full(1024, 4.0), positions, sequences=2, length=512)
     assert [(r.start, r.stop, r.tokens, r.loss) for r in made.ranges] == [
         (0, 256, 512, 2.0),
         (256, 512, 512, 0.5),
@@ -31,13 +31,10 @@ def test_a_report_averages_each_range_over_the_sequences():
 
 
 def test_losses_of_other_windows_are_refused():
-    with pytest.raises(ValueError, match="evaluate both on the same windows"):
-        report(np.zeros((2, 8)), np.zeros((1, 8)))
+    with pytest.raises(ValueError, match="evaluate all on the same sequences"):
+        report(np.zeros(16), np.zeros(8), np.zeros(16), sequences=2, length=8)
 
 
-def test_held_out_windows_are_spread_and_share_no_target():
-    assert held_out_starts(101, length=10, sequences=3) == [0, 40, 90]
-    assert held_out_starts(101, length=10, sequences=99) == list(range(0, 100, 10))
-    assert held_out_starts(11, length=10, sequences=4) == [0]
-    with pytest.raises(ValueError, match=r"held-out text has 10 tokens, less than one sequence of 10 \+ 1"):
-        held_out_starts(10, length=10, sequences=1)
+def test_tokens_of_packed_documents_count_where_they_stand_in_their_document():
+    made = report(np.array([1.0, 2.0, 5.0, 6.0]), np.ones(4), np.array([0, 1, 0, 300]), sequences=1, length=400)
+    assert [(r.start, r.tokens, r.loss) for r in made.ranges] == [(0, 3, 8 / 3), (256, 1, 6.0)]

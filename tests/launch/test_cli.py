@@ -19,7 +19,15 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["compare", "--help"], ["doctor", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["tokenize", "--help"],
+        ["compare", "--help"],
+        ["doctor", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy_and_is_quick(words):
     seconds = []

@@ -20,10 +20,11 @@ def test_freezing_writes_what_a_worker_reads(tmp_path):
     assert load(folder / "config.yaml") == (config(tmp_path), digest)
     assert (folder / "config.sha256").read_text().strip() == digest
     assert {p.name for p in (folder / "data").iterdir()} == {
-        "train.npy",
-        "held_out.npy",
-        "text.json",
+        "corpus.json",
+        "data.json",
+        "documents.bin",
         "tokenizer",
+        "tokens.bin",
     }
 
 

@@ -11,7 +11,7 @@ from ringattn.training.metrics import StepMetrics
 
 
 def made(loss=1.0, bigram=2.0):
-    return report(np.full((1, 512), loss), np.full((1, 512), bigram))
+    return report(np.full(512, loss), np.full(512, bigram), np.arange(512), sequences=1, length=512)
 
 
 def test_columns_are_right_aligned():

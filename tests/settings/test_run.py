@@ -57,6 +57,16 @@ def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
             "data.path goes with data.source=file, got data.source=kjv and data.path=a.txt",
         ),
         ({"data__source": "file"}, "data.path goes with data.source=file"),
+        (
+            {"data__held_out": 0.1, "data__held_out_path": "a.txt"},
+            "either a fraction of the text or a text of its own, got data.held_out=0.1 and data.held_out_path=a.txt",
+        ),
+        ({"data__overlap": 8}, "data.packing=stream joins documents, got data.overlap=8: write data.packing=documents"),
+        (
+            {"data__overlap": 64, "data__packing": "single", "trainer__sequence_length": 64},
+            "data.overlap must be below trainer.sequence_length=64, got 64: write for example data.overlap=8",
+        ),
+        ({"data__packing": "singel"}, "data.packing must be one of stream, documents, single, got 'singel'. Did you"),
         ({"trainer__steps": 0}, "trainer.steps must be above 0, got 0: write for example trainer.steps=1"),
         ({"trainer__sequence_length": -1}, "trainer.sequence_length must be above 0, got -1"),
         ({"optimizer__clip": float("nan")}, "optimizer.clip must be above 0, got nan"),

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ringattn
+from ringattn.data.sequence import Sequence
 from ringattn.settings.deepspeed import DeepSpeedConfig
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.data import Sequence
 from ringattn.training.engine import TorchEngine
 from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import Recorder

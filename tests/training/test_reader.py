@@ -1,0 +1,86 @@
+"""Sequences that several ranks read together give what one process computes from the documents, each by itself."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from models.tiny_models import gradients_of, make_model
+from ranks import run_ranks
+from tiny_run import tiny_mapping
+
+import ringattn
+from ringattn.data.corpus import CorpusWriter
+from ringattn.data.prepare import prepare
+from ringattn.settings.run import from_mapping
+from ringattn.training.reader import SequenceReader
+
+LENGTH = 12
+# The last document is held out.
+SIZES = (5, 4, 30, 2, 2, 7, 9, 13, 3, 8)
+
+
+def documents():
+    random = np.random.default_rng(0)
+    return [random.integers(3, 61, size) for size in SIZES]
+
+
+def data_of(folder, packing):
+    with CorpusWriter(folder / "tokens", vocabulary=61) as writer:
+        for document in documents():
+            writer.write(document)
+            writer.end_document()
+        writer.finish(end_of_text=None, tokenizer=None)
+    mapping = tiny_mapping(folder)
+    mapping["data"] = {"source": "file", "path": str(folder / "tokens"), "packing": packing, "held_out": 0.1}
+    mapping["trainer"]["sequence_length"] = LENGTH
+    return prepare(from_mapping(mapping), folder / "data")
+
+
+def alone(model):
+    """The loss summed over all training documents, read by themselves, and its gradients."""
+    total = torch.zeros((), dtype=torch.float64)
+    for document in documents()[:-1]:
+        for start in range(0, len(document) - 1, LENGTH):
+            piece = torch.from_numpy(document[start : start + LENGTH + 1])
+            logits = model(input_ids=piece[None, :-1], use_cache=False).logits[0]
+            total = total + torch.nn.functional.cross_entropy(logits, piece[1:], reduction="sum")
+    total.backward()
+    return total.detach(), gradients_of(model)
+
+
+def together(rank, models, sequences):
+    """The same on this rank of several, over sequences; and the losses of each token of the last one."""
+    sp = ringattn.SequenceParallel(schedule="tokenring", layout="zigzag")
+    model = ringattn.parallelize(models[rank], sp)
+    reader = SequenceReader(model, sp, device=torch.device("cpu"), chunk=5)
+    total = torch.zeros((), dtype=torch.float64)
+    for sequence in sequences:
+        loss = reader.loss_sum(sequence)
+        loss.backward()
+        total += loss.detach()
+    gradients = gradients_of(model)
+    for tensor in (total, *gradients.values()):
+        dist.all_reduce(tensor)
+    return total, gradients, [reader.sequence_losses(sequence) for sequence in sequences]
+
+
+@pytest.mark.parametrize(("packing", "world"), [("documents", 2), ("single", 3)])
+def test_an_epoch_over_ranks_is_the_documents_by_themselves(tmp_path, packing, world):
+    data = data_of(tmp_path, packing)
+    sequences = [data.sequence(index) for index in range(data.sequences)]
+    packed = [sequence.documents is not None for sequence in sequences]
+    assert any(packed) == (packing == "documents")
+    model = make_model("llama")
+    found = run_ranks(world, together, [copy.deepcopy(model) for _ in range(world)], sequences, threads=True)
+    loss, gradients = alone(model)
+    for total, summed, each in found:
+        torch.testing.assert_close(total, loss, rtol=1e-10, atol=0)
+        assert summed.keys() == gradients.keys()
+        for name, expected in gradients.items():
+            error = float((summed[name] - expected).abs().max() / expected.abs().max())
+            assert error <= 1e-9, f"{name} is off by {error:.1e}"
+        # Evaluation reports single losses in fp32; sequences shorter than the ranks need were filled up.
+        assert [len(losses) for losses in each] == [sequence.length for sequence in sequences]
+        assert float(sum(losses.double().sum() for losses in each)) == pytest.approx(float(loss), rel=1e-6)
