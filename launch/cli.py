@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
+    "convert": ("ringattn.launch.convert", "GGUF, LoRA, DeepSpeed and other checkpoints into a Hugging Face folder"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),
     "doctor": ("ringattn.launch.doctor", "show what works on this machine"),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import warnings
 from dataclasses import asdict
 from datetime import timedelta
@@ -21,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 import ringattn
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.load import load_model, new_llama
+from ringattn.models.tokenizer_files import copy_tokenizer
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.picture import draw_run
 from ringattn.report.table import position_table, verdict
@@ -34,16 +34,6 @@ from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
 
 logger = logging.getLogger("ringattn")
-
-# Copied byte for byte: saving through transformers may rewrite a tokenizer.
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-)
 
 
 def work(folder: Path, expected_digest: str, store: dist.Store | None = None) -> None:
@@ -147,9 +137,7 @@ def write_checkpoint(step: int, model: PreTrainedModel, config: RunConfig, folde
     def write(path: Path) -> None:
         model.save_pretrained(path)
         source = folder / "data" / "tokenizer" if config.model.path is None else Path(config.model.path)
-        for pattern in TOKENIZER_FILES:
-            for file in source.glob(pattern):
-                shutil.copy(file, path)
+        copy_tokenizer(source, path)
 
     try:
         logger.info("checkpoint %s", save_checkpoint(write, folder / "checkpoints", step=step))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ringattn.planner.architecture import Architecture, read_config
@@ -107,6 +107,22 @@ def stretch_positions(config: Any, rope_scaling: str, *, length: int | None = No
     changes = scaled_positions(text.to_dict(), parse_rope_scaling(rope_scaling), length=length)
     for name, value in changes.items():
         setattr(text, name, value)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """What the weights of a folder are stored in, the widest where there are several."""
+    found = {torch.float16: False, torch.bfloat16: False, torch.float32: False, torch.float64: False}
+    for path in sorted(folder.glob("*.safetensors")):
+        with _said_of(folder), safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                named = _DTYPES.get(file.get_slice(name).get_dtype())
+                if named is not None:
+                    found[named] = True
+    present = [dtype for dtype, there in found.items() if there]
+    return present[-1] if present else torch.float32
+
+
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 @contextmanager

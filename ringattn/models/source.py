@@ -36,7 +36,7 @@ def locate(word: str) -> Path:
     """
     path = Path(word).expanduser()
     if word.startswith(PACKAGE):
-        return converted(_packaged(word.removeprefix(PACKAGE)))
+        return converted(packaged(word.removeprefix(PACKAGE)))
     if path.is_file():
         return converted(_gguf(path))
     if path.exists() or not _HUB_NAME.fullmatch(word) or word.startswith("."):
@@ -53,7 +53,7 @@ def config_of(word: str) -> dict[str, Any]:
     """
     path = Path(word).expanduser()
     if word.startswith(PACKAGE):
-        return gguf_config(_packaged(word.removeprefix(PACKAGE)))
+        return gguf_config(packaged(word.removeprefix(PACKAGE)))
     if path.is_file():
         return gguf_config(_gguf(path))
     if path.exists() or not _HUB_NAME.fullmatch(word) or word.startswith("."):
@@ -109,7 +109,7 @@ def _gguf(path: Path) -> Path:
     return path
 
 
-def _packaged(name: str) -> Path:
+def packaged(name: str) -> Path:
     """The GGUF file of an installed package."""
     try:
         files = distribution(name).files or []
