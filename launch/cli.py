@@ -14,6 +14,7 @@ from importlib import import_module
 # command: (module with `run(arguments) -> exit code`, one line of help)
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
+    "generate": ("ringattn.launch.generate", "continue a prompt, with the keys and values spread over all ranks"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
     "convert": ("ringattn.launch.convert", "GGUF, LoRA, DeepSpeed and other checkpoints into a Hugging Face folder"),

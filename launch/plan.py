@@ -136,16 +136,27 @@ def sizes_of(model: str) -> Any:
     from ringattn.settings.typed import build, suggest
 
     if model in model_names():
-        shipped = yaml.safe_load((_models() / f"{model}.yaml").read_text(encoding="utf-8"))
-        if shipped["path"] is not None:
-            return architecture_of(config_of(shipped["path"]))
-        return build(Architecture, shipped["architecture"], prefix="model.architecture.")
+        path = shipped_path(model)
+        if path is not None:
+            return architecture_of(config_of(path))
+        return build(Architecture, _shipped(model)["architecture"], prefix="model.architecture.")
     if "/" in model or Path(model).expanduser().exists():
         return architecture_of(config_of(model))
     raise ValueError(
         f"there is no model {model!r}.{suggest(model, model_names())} Name one of {', '.join(model_names())}, or the "
         "folder of a Hugging Face checkpoint, a GGUF file or a name on the hub."
     )
+
+
+def shipped_path(model: str) -> str | None:
+    """Where the weights of a shipped model are; None where only its sizes are, or no model of that name."""
+    path: str | None = _shipped(model)["path"] if model in model_names() else None
+    return path
+
+
+def _shipped(model: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_models() / f"{model}.yaml").read_text(encoding="utf-8"))
+    return found
 
 
 def _models() -> Path:

@@ -53,6 +53,10 @@ class InputHooks:
         refused = None
         try:
             self._check(given)
+            if given.get("shards") is not None and given["shards"].decoding:
+                self._prepare_step(given)
+                attachment.outermost, attachment.attended = module, False
+                return (), given
             terms = self._prepare_shards(given) if given.get("length") is not None else self._cut(given)
         except ValueError as error:
             refused = error
@@ -75,9 +79,9 @@ class InputHooks:
     def _check(self, given: Arguments) -> None:
         if given.get("use_cache") or given.get("past_key_values") is not None:
             raise ValueError(
-                "a parallelized model keeps no key and value cache, but was called with "
+                "a parallelized model takes no key and value cache, but was called with "
                 f"{'use_cache=True' if given.get('use_cache') else 'past_key_values'}: call it with use_cache=False, "
-                "and generate with a model that is not parallelized"
+                "and generate with ringattn.generate"
             )
         given["use_cache"] = False
         if given.get("output_attentions"):
@@ -85,11 +89,11 @@ class InputHooks:
                 "a parallelized model never holds its attention weights, but was called with output_attentions=True: "
                 "drop it"
             )
-        keep = given.get("logits_to_keep")
+        keep = given.get("logits_to_keep") if given.get("shards") is None else None
         if self._attachment.sp.world > 1 and (isinstance(keep, Tensor) or keep):
             raise ValueError(
                 "logits_to_keep counts tokens of the whole sequence, and a rank of a parallelized model holds only "
-                f"its shard's logits, got {keep}: drop it, and generate with a model that is not parallelized"
+                f"its shard's logits, got {keep}: drop it, and generate with ringattn.generate"
             )
         _check_no_padding(given.pop("attention_mask", None))
         for name in ("input_ids", "inputs_embeds"):
@@ -175,6 +179,12 @@ class InputHooks:
             "documents": _shortened(documents),
             "the batch size": str(tokens.shape[0]),
         }
+
+    def _prepare_step(self, given: Arguments) -> None:
+        """One token of each row, on every rank: nothing is cut, and the ranks agreed when the prompt was read."""
+        position = given["shards"].length
+        self._attachment.last_position = position
+        given["length"], given["documents"] = position + 1, None
 
     def _give_targets(self, given: Arguments, targets: Tensor, items: Any) -> None:
         """Targets of this rank, under both names: models compute no loss without `labels`. The loss is a sum over
