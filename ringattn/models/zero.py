@@ -7,10 +7,11 @@ read weights only, and to let in the few classes by name that DeepSpeed writes b
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ def zero_weights(path: Path) -> dict[str, Tensor]:
             "DeepSpeed checkpoints are read with the package deepspeed: pip install 'ringattn[deepspeed]'."
         ) from None
     try:
-        with _weights_only():
+        # It says on stdout what it does.
+        with _weights_only(), redirect_stdout(io.StringIO()):
             weights: dict[str, Tensor] = put_together(str(folder), tag=tag)
+            for name, weight in _whole_weights(folder / tag).items():
+                weights.setdefault(name, weight.float())
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"a checkpoint holds weights alone, but the files of {folder / tag} hold objects that could run code "
@@ -68,6 +72,15 @@ def zero_weights(path: Path) -> dict[str, Tensor]:
             "with the files of all ranks."
         ) from error
     return {name: weight.contiguous() for name, weight in weights.items()}
+
+
+def _whole_weights(folder: Path) -> dict[str, Tensor]:
+    """What stages 1 and 2 save whole, in the dtype of the computation: at stage 1, frozen weights are here alone."""
+    path = folder / "mp_rank_00_model_states.pt"
+    if not path.is_file():
+        return {}
+    module = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["module"]
+    return {name: value for name, value in module.items() if isinstance(value, Tensor)}
 
 
 @contextmanager
