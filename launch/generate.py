@@ -141,11 +141,15 @@ def _take_part(config: GenerateConfig) -> int:
 
     rank = int(os.environ["RANK"])
     try:
-        work(config, check(config), prompt_text(config))
+        folder, text = check(config), prompt_text(config)
     except ValueError as error:
-        words = one_sentence(error)
-        # Mistakes in what all ranks were given alike are said once.
+        # All ranks were given the same words: one of them says what is wrong with those.
         if rank == 0:
-            print(f"ringattn: {words}", file=sys.stderr, flush=True)
+            print(f"ringattn: {one_sentence(error)}", file=sys.stderr, flush=True)
+        return 2
+    try:
+        work(config, folder, text)
+    except ValueError as error:
+        print(f"ringattn: rank {rank}: {one_sentence(error)}", file=sys.stderr, flush=True)
         return 2
     return 0

@@ -38,14 +38,16 @@ class LayerShard:
         self.key = key.new_empty(0)
         self.value = value.new_empty(0)
         self.positions = positions[:0]
-        self._store(key, value, positions, reserve)
+        # Of a windowed layer's later tokens, no more are ever needed than the window holds.
+        self._store(key, value, positions, reserve if window is None else min(reserve, window))
 
     def append(self, key: Tensor, value: Tensor, position: int) -> None:
         """Add one token's key and value [B, Hkv, 1, D]."""
         if self.count == self.key.shape[2]:
             first = self.first_seen(position)
             kept = slice(first, self.count)
-            self._store(self.key[:, :, kept], self.value[:, :, kept], self.positions[kept], _MORE)
+            more = _MORE if self.window is None else min(_MORE, self.window)
+            self._store(self.key[:, :, kept], self.value[:, :, kept], self.positions[kept], more)
         self.key[:, :, self.count] = key[:, :, 0]
         self.value[:, :, self.count] = value[:, :, 0]
         self.positions[self.count] = position

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -107,11 +108,13 @@ def convert(
     """
     if out.exists():
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
+    tokenizer = None
+    home = source.path
     if source.kind is Kind.FOLDER:
-        home = source.path
         model = load_model(home, dtype=dtype or stored_dtype(home))
     elif source.kind is Kind.GGUF:
-        return _of_gguf(source.path, out, dtype or torch.float32, shard_size)
+        model, tokenizer = read_gguf(home)
+        _cast(model, dtype or torch.float32)
     elif source.kind is Kind.ADAPTER:
         model, home = _merged(source.path, base, dtype)
     else:
@@ -119,19 +122,13 @@ def convert(
     try:
         with written_aside(out) as aside:
             _save(model, aside, shard_size)
-            names = copy_tokenizer(home, aside)
+            if tokenizer is None:
+                names = copy_tokenizer(home, aside)
+            else:
+                names = sorted({Path(name).name for name in tokenizer.save_pretrained(aside)})
             return _written(model, aside, names)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{out} could not be written ({error}): free some space, or choose another disk.") from error
-
-
-def _of_gguf(path: Path, out: Path, dtype: torch.dtype, shard_size: str) -> Written:
-    model, tokenizer = read_gguf(path)
-    _cast(model, dtype)
-    with written_aside(out) as aside:
-        _save(model, aside, shard_size)
-        names = [Path(name).name for name in tokenizer.save_pretrained(aside)]
-        return _written(model, aside, sorted(set(names)))
 
 
 def _merged(folder: Path, base: str | None, dtype: torch.dtype | None) -> tuple[PreTrainedModel, Path]:
@@ -170,6 +167,9 @@ def _of_zero(source: Source, base: str | None, dtype: torch.dtype | None) -> tup
         home = locate(base)
     else:
         around = [source.path, source.path.parent, source.path.parent.parent]
+        if source.run is not None:
+            trained = yaml.safe_load((source.run / "config.yaml").read_text(encoding="utf-8"))["model"]["path"]
+            around += [Path(trained)] if trained else []
         homes = [folder for folder in around if (folder / "config.json").is_file()]
         if not homes:
             raise ValueError(

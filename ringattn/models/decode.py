@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ringattn.models.attachment import attachment_of
 from ringattn.models.cache import ShardedCache
+from ringattn.models.inputs import describe_value
 from ringattn.models.support import text_model
 
 
@@ -43,6 +44,7 @@ class Decoder:
                 f"a prompt is [batch, tokens] with a token at least, got the shape {tuple(input_ids.shape)}: give a "
                 "longer prompt"
             )
+        self.sp.agree({"the prompt, which every rank gets whole and alike,": describe_value(input_ids)})
         length = input_ids.shape[1]
         layout = self.sp.layout(length) if self.cache.length == 0 else None
         if layout is None or min(layout.local_length(rank) for rank in range(self.sp.world)) == 0:

@@ -55,6 +55,7 @@ class InputHooks:
             self._check(given)
             if given.get("shards") is not None and given["shards"].decoding:
                 self._prepare_step(given)
+                warn_of_long_sequence(attachment, self._config)
                 attachment.outermost, attachment.attended = module, False
                 return (), given
             terms = self._prepare_shards(given) if given.get("length") is not None else self._cut(given)
@@ -111,7 +112,7 @@ class InputHooks:
         for name in (*_CUT, "labels", "shift_labels"):
             if given.get(name) is not None:
                 _check_full(name, given[name], batch, length)
-        terms = {f"{name}, which every rank gets whole and alike,": _describe(given.get(name)) for name in _ALIKE}
+        terms = {f"{name}, which every rank gets whole and alike,": describe_value(given.get(name)) for name in _ALIKE}
         layout = sp.layout(length)
         if min(layout.local_length(rank) for rank in range(sp.world)) == 0:
             raise ValueError(
@@ -284,7 +285,7 @@ def _check_full(name: str, tensor: Tensor, batch: int, length: int) -> None:
         )
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A few words that differ where values do."""
     if value is None:
         return "none"

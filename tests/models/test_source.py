@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from gguf_file import write_gguf
+from hub import COMMIT, hub
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ringattn.models.load import load_model
@@ -106,6 +110,40 @@ def test_a_hub_name_without_a_network_says_what_to_do(tmp_path: Path, monkeypatc
     for ask in (locate, config_of):
         with pytest.raises(ValueError, match=r"the model some/model is neither .* HF_HUB_OFFLINE is set: download it"):
             ask("some/model")
+
+
+def test_a_name_on_the_hub_is_downloaded_once_without_pickles_and_code(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("model.safetensors", "tokenizer.json", "pytorch_model.bin", "model.py", "original/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    code = (
+        "import sys\nfrom ringattn.models.source import config_of, locate\n"
+        "try:\n    print(config_of(sys.argv[1]), locate(sys.argv[1]))\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+
+    def ask(word: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, word],
+            env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with hub("some/model", folder) as (address, fetched):
+        online = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+        found = ask("some/model", **online)
+        assert "neither a folder here nor on the Hugging Face hub (or it is private)" in ask("no/model", **online)
+    assert found.startswith("{'model_type': 'llama'}") and COMMIT in found
+    assert sorted(fetched) == ["config.json", "model.safetensors", "tokenizer.json"]
+    # And from the cache, with no network.
+    assert ask("some/model", HF_HUB_OFFLINE="1") == found
 
 
 def test_what_is_neither_a_folder_nor_a_name(tmp_path: Path) -> None:
