@@ -80,7 +80,7 @@ class InputHooks:
     def _check(self, given: Arguments) -> None:
         if given.get("use_cache") or given.get("past_key_values") is not None:
             raise ValueError(
-                "a parallelized model takes no key and value cache, but was called with "
+                "a parallelized model keeps no key and value cache, but was called with "
                 f"{'use_cache=True' if given.get('use_cache') else 'past_key_values'}: call it with use_cache=False, "
                 "and generate with ringattn.generate"
             )

@@ -199,7 +199,7 @@ def cached(rank: int, models: list[Any]) -> None:
 
 def test_a_cache_of_transformers_stays_refused() -> None:
     for said in refusals(2, cached, [make_model("llama") for _ in range(2)], threads=True):
-        assert "takes no key and value cache, but was called with use_cache=True" in said
+        assert "keeps no key and value cache, but was called with use_cache=True" in said
         assert "generate with ringattn.generate" in said
 
 
