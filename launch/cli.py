@@ -15,8 +15,10 @@ from importlib import import_module
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
     "tokenize": ("ringattn.launch.tokenize", "turn a text or a data set into tokens on disk, to train on"),
+    "generate": ("ringattn.launch.generate", "continue a prompt, with the keys and values spread over all ranks"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
+    "convert": ("ringattn.launch.convert", "GGUF, LoRA, DeepSpeed and other checkpoints into a Hugging Face folder"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),
     "doctor": ("ringattn.launch.doctor", "show what works on this machine"),
 }

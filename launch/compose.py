@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import ringattn.conf
+import yaml
 
+from ringattn.models.source import locate
 from ringattn.planner.architecture import architecture_of, read_config
 from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
 from ringattn.settings.parallel import mesh_shape
+from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 from ringattn.settings.run import RunConfig, from_mapping
 from ringattn.settings.typed import keys, suggest
 
@@ -107,6 +110,8 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
             )
         plain = SHORT.get(name.lstrip("+~"), name.lstrip("+~"))
         if plain in known_groups:
+            if plain == "model" and value in known_groups["model"] and _is_trained(value) and "experiment" not in given:
+                result.insert(0, "experiment=finetune")
             result.append(_group_choice(plain, value, known_groups[plain]))
         elif plain in known_keys:
             if value not in ("null", ""):
@@ -135,13 +140,21 @@ def _group_choice(group: str, choice: str, choices: list[str]) -> str:
     return f"{group}={choice}"
 
 
+def _is_trained(model: str) -> bool:
+    """Whether a shipped choice of `model` is a checkpoint, and not sizes."""
+    values = yaml.safe_load((conf_folder() / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
+    return values["path"] is not None
+
+
 def _fill(values: dict[str, Any], *, now: float) -> None:
     """Values that depend on the place and the time, and paths made absolute."""
     run = values["run"]
     if run["folder"] is None:
         run["folder"] = f"runs/{run['name']}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
-    paths = ((run, "folder"), (values["model"], "path"), *((values["data"], key) for key in DATA_PATHS))
-    for place, key in paths:
+    model = values["model"]
+    if model["path"] is not None:
+        model["path"] = str(locate(str(model["path"])))
+    for place, key in ((run, "folder"), *((values["data"], key) for key in DATA_PATHS)):
         if place[key] is not None:
             place[key] = str(Path(str(place[key])).expanduser().absolute())
     named = values["schedule"]["cluster"]
@@ -159,4 +172,9 @@ def _check_against_machine(config: RunConfig, *, world: int) -> None:
     if config.schedule.cluster is not None or (AUTO in named and config.launcher.device == "cpu"):
         cluster_for(config.schedule.cluster, "cpu", degree)
     if config.model.path is not None:
-        architecture_of(read_config(Path(config.model.path)))
+        found = read_config(Path(config.model.path))
+        architecture_of(found)
+        if config.model.rope_scaling is not None:
+            scaled_positions(
+                found, parse_rope_scaling(config.model.rope_scaling), length=config.trainer.sequence_length
+            )

@@ -303,9 +303,8 @@ def build_model(config: RunConfig) -> Any:
         model = new_llama(chosen.architecture, seed=config.trainer.seed)
         setting = f"model.architecture.max_positions={length}"
     else:
-        model = load_model(Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, rope_factor=chosen.rope_factor)
-        trained = model.config.max_position_embeddings
-        setting = f"model.rope_scaling=yarn model.rope_factor={-(-length // trained)}"
+        model = load_model(Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, length=length)
+        setting = f"model.rope_scaling=yarn:{length}"
     reach = model.config.max_position_embeddings
     if length > reach and not has_rope_scaling(model.config.to_dict()):
         # The library's own warning speaks of config attributes; a person at the command line has settings.

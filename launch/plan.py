@@ -28,7 +28,8 @@ Settings, their defaults and meanings:
 {settings}
 
 Clusters: {clusters}; or a file of your own (docs/clusters.md).
-Models: {models}; or a Hugging Face checkpoint folder.
+Models: {models};
+or a Hugging Face checkpoint folder, a GGUF file, a name on the Hugging Face hub.
 """
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
@@ -41,7 +42,7 @@ class PlanConfig:
 
     cluster: str = setting("this_machine", "a name or a file")
     nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
-    model: str = setting("llama3_8b", "a name or a checkpoint folder")
+    model: str = setting("llama3_8b", "a name, a checkpoint folder or a GGUF file")
     length: str = setting("128k", "tokens of a sequence; 128k is 131,072, 1M is 1,048,576")
     batch: int | None = setting(None, "sequences of a step over all ranks; null: one for each group of ranks")
     sequence_parallel: int | None = setting(None, "ranks that share a sequence; null: searched")
@@ -124,32 +125,41 @@ def length_of(text: str) -> int:
 
 
 def model_names() -> list[str]:
-    """The shipped models whose sizes are stated."""
-    return sorted(path.stem for path in _models().glob("*.yaml") if _architecture(path) is not None)
+    """The shipped models whose sizes are stated, or found in a package."""
+    return sorted(path.stem for path in _models().glob("*.yaml") if path.stem != "folder")
 
 
 def sizes_of(model: str) -> Any:
-    """The sizes of a shipped model, or of a checkpoint folder. ValueError where there is neither."""
-    from ringattn.planner.architecture import Architecture, architecture_of, read_config
+    """The sizes of a shipped model, or of one that is found. ValueError where there is neither."""
+    from ringattn.models.source import config_of
+    from ringattn.planner.architecture import Architecture, architecture_of
     from ringattn.settings.typed import build, suggest
 
     if model in model_names():
-        return build(Architecture, _architecture(_models() / f"{model}.yaml") or {}, prefix="model.architecture.")
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return architecture_of(read_config(folder))
+        path = shipped_path(model)
+        if path is not None:
+            return architecture_of(config_of(path))
+        return build(Architecture, _shipped(model)["architecture"], prefix="model.architecture.")
+    if "/" in model or Path(model).expanduser().exists():
+        return architecture_of(config_of(model))
     raise ValueError(
         f"there is no model {model!r}.{suggest(model, model_names())} Name one of {', '.join(model_names())}, or the "
-        "folder of a Hugging Face checkpoint."
+        "folder of a Hugging Face checkpoint, a GGUF file or a name on the hub."
     )
+
+
+def shipped_path(model: str) -> str | None:
+    """Where the weights of a shipped model are; None where only its sizes are, or no model of that name."""
+    path: str | None = _shipped(model)["path"] if model in model_names() else None
+    return path
+
+
+def _shipped(model: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_models() / f"{model}.yaml").read_text(encoding="utf-8"))
+    return found
 
 
 def _models() -> Path:
     from ringattn.launch.compose import conf_folder
 
     return conf_folder() / "model"
-
-
-def _architecture(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = yaml.safe_load(path.read_text(encoding="utf-8")).get("architecture")
-    return found

@@ -14,6 +14,7 @@ _HOMES = {
     "Schedule": "ringattn.schedule.value",
     "SequenceParallel": "ringattn.attention",
     "VirtualWorld": "ringattn.virtual",
+    "generate": "ringattn.models.generate",
     "parallelize": "ringattn.models.parallelize",
     "schedules": "ringattn.schedule",
     "verify": "ringattn.schedule.verify",
@@ -23,6 +24,7 @@ __all__ = sorted([*_HOMES, "__version__"])
 
 if TYPE_CHECKING:
     from ringattn.attention import SequenceParallel as SequenceParallel
+    from ringattn.models.generate import generate as generate
     from ringattn.models.parallelize import parallelize as parallelize
     from ringattn.schedule import schedules as schedules
     from ringattn.schedule.value import Schedule as Schedule

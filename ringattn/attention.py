@@ -211,6 +211,18 @@ class SequenceParallel:
         self.agree(terms, problem)
         return gather_rows(x, dim, layout, self._groups)
 
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """Every rank's `x`, of the same shape and dtype on all of them, in the order of ranks. Collective; not
+        differentiable."""
+        if self._groups is None:
+            if self.world > 1:
+                raise ValueError("gather needs a process group, and this rank lives in a virtual world")
+            return [x]
+        mine = x.detach().contiguous()
+        everyone = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(everyone, mine, group=self._groups.upward)
+        return everyone
+
     # Attention.
 
     def attention(

@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     "vocab*",
     "merges.txt",
     "chat_template*",
+    "*.tiktoken",
 )
 
 
@@ -102,13 +103,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the files of a tokenizer; none where there are none."""
+def copy_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Copy the files of a tokenizer byte for byte, for saving it through transformers may rewrite it; their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for pattern in TOKENIZER_FILES:
-        for file in source.glob(pattern):
-            if file.is_file():
-                shutil.copy(file, folder)
+    found = sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern) if file.is_file()})
+    for file in found:
+        shutil.copyfile(file, folder / file.name)
+    return [file.name for file in found]
 
 
 def _end_of_text(tokenizer: Tokenizer, folder: Path) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from ringattn.models.attachment import attachment_of
+from ringattn.models.cache import ShardedCache
 
 NAME = "ringattn"
 
@@ -38,6 +39,7 @@ def attend(
     is_causal: bool | None = None,
     length: int | None = None,
     documents: tuple[int, ...] | None = None,
+    shards: ShardedCache | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attention of this rank's queries over the keys of all ranks, in the form that transformers expects.
@@ -45,6 +47,7 @@ def attend(
     query: [B, Hq, n, D]; key, value: [B, Hkv, n, D], this rank's shards. Returns ([B, n, Hq, D], None).
     length, documents: what the hooks of `ringattn.models.inputs` gave to the model's call.
     s_aux: [Hq], attention sinks, as gpt-oss passes them.
+    shards: where generation keeps keys and values; while it decodes, the query is one token's, on every rank.
     """
     attachment = attachment_of(module)
     if attachment is None:
@@ -55,7 +58,15 @@ def attend(
         )
     _check(module, attention_mask, dropout, sliding_window, length, rest)
     attachment.attended = True
-    query, key, value = (x.transpose(1, 2) for x in _cast(query, key, value))
+    query, key, value = _cast(query, key, value)
+    if shards is not None and shards.decoding:
+        return shards.attend(
+            _layer(module), query, key, value, window=sliding_window, scale=scaling, softcap=softcap, sinks=s_aux
+        ), None
+    if shards is not None:
+        assert length is not None
+        shards.keep(_layer(module), key, value, length=length, window=sliding_window)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     out = attachment.sp.attention(
         query,
         key,
@@ -112,6 +123,13 @@ def _check(
             f"the global length of the sequence did not reach {name}: this model drops the keyword arguments of its "
             "call, and can't be parallelized"
         )
+
+
+def _layer(module: nn.Module) -> int:
+    index = getattr(module, "layer_idx", None)
+    if not isinstance(index, int):
+        raise ValueError(f"{type(module).__name__} has no layer_idx to keep its keys under: this model can't generate")
+    return index
 
 
 def _layer_type(module: nn.Module) -> str | None:

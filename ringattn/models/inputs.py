@@ -53,6 +53,11 @@ class InputHooks:
         refused = None
         try:
             self._check(given)
+            if given.get("shards") is not None and given["shards"].decoding:
+                self._prepare_step(given)
+                warn_of_long_sequence(attachment, self._config)
+                attachment.outermost, attachment.attended = module, False
+                return (), given
             terms = self._prepare_shards(given) if given.get("length") is not None else self._cut(given)
         except ValueError as error:
             refused = error
@@ -77,7 +82,7 @@ class InputHooks:
             raise ValueError(
                 "a parallelized model keeps no key and value cache, but was called with "
                 f"{'use_cache=True' if given.get('use_cache') else 'past_key_values'}: call it with use_cache=False, "
-                "and generate with a model that is not parallelized"
+                "and generate with ringattn.generate"
             )
         given["use_cache"] = False
         if given.get("output_attentions"):
@@ -85,11 +90,11 @@ class InputHooks:
                 "a parallelized model never holds its attention weights, but was called with output_attentions=True: "
                 "drop it"
             )
-        keep = given.get("logits_to_keep")
+        keep = given.get("logits_to_keep") if given.get("shards") is None else None
         if self._attachment.sp.world > 1 and (isinstance(keep, Tensor) or keep):
             raise ValueError(
                 "logits_to_keep counts tokens of the whole sequence, and a rank of a parallelized model holds only "
-                f"its shard's logits, got {keep}: drop it, and generate with a model that is not parallelized"
+                f"its shard's logits, got {keep}: drop it, and generate with ringattn.generate"
             )
         _check_no_padding(given.pop("attention_mask", None))
         for name in ("input_ids", "inputs_embeds"):
@@ -107,7 +112,7 @@ class InputHooks:
         for name in (*_CUT, "labels", "shift_labels"):
             if given.get(name) is not None:
                 _check_full(name, given[name], batch, length)
-        terms = {f"{name}, which every rank gets whole and alike,": _describe(given.get(name)) for name in _ALIKE}
+        terms = {f"{name}, which every rank gets whole and alike,": describe_value(given.get(name)) for name in _ALIKE}
         layout = sp.layout(length)
         if min(layout.local_length(rank) for rank in range(sp.world)) == 0:
             raise ValueError(
@@ -175,6 +180,12 @@ class InputHooks:
             "documents": _shortened(documents),
             "the batch size": str(tokens.shape[0]),
         }
+
+    def _prepare_step(self, given: Arguments) -> None:
+        """One token of each row, on every rank: nothing is cut, and the ranks agreed when the prompt was read."""
+        position = given["shards"].length
+        self._attachment.last_position = position
+        given["length"], given["documents"] = position + 1, None
 
     def _give_targets(self, given: Arguments, targets: Tensor, items: Any) -> None:
         """Targets of this rank, under both names: models compute no loss without `labels`. The loss is a sum over
@@ -274,7 +285,7 @@ def _check_full(name: str, tensor: Tensor, batch: int, length: int) -> None:
         )
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A few words that differ where values do."""
     if value is None:
         return "none"

@@ -1,14 +1,21 @@
-"""Models of a run: a LLaMA from sizes, or a local Hugging Face checkpoint folder. Nothing is downloaded."""
+"""Models of a run: a LLaMA from sizes, or a Hugging Face checkpoint folder.
+
+Nothing is downloaded, no code of a folder's is run, and no pickle is opened.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from ringattn.planner.architecture import Architecture, read_config
+from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 
 
 def new_llama(architecture: Architecture, *, seed: int) -> PreTrainedModel:
@@ -44,40 +51,89 @@ def new_llama(architecture: Architecture, *, seed: int) -> PreTrainedModel:
     return model
 
 
-def load_model(folder: Path, *, rope_scaling: str | None = None, rope_factor: float = 1.0) -> PreTrainedModel:
-    """A causal language model in fp32 from safetensors, its rotary positions stretched where asked for.
+def load_model(
+    folder: Path, *, rope_scaling: str | None = None, length: int | None = None, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A causal language model from safetensors, its rotary positions stretched where asked for.
+
+    rope_scaling: as `ringattn.settings.rope` reads it; length: the target where it names none.
 
     Raises:
-        ValueError: the folder is no checkpoint, or holds no safetensors.
+        ValueError: the folder is no checkpoint, holds no safetensors or not all weights, or needs code of its own;
+        the positions can't be stretched so.
     """
-    read_config(folder)
+    values = read_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"weights are read as safetensors, but {folder} has none: save them again with "
             "save_pretrained(folder, safe_serialization=True)."
         )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if rope_scaling is not None:
-        stretch_positions(config, kind=rope_scaling, factor=rope_factor)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
-    return model
-
-
-def stretch_positions(config: Any, *, kind: str, factor: float) -> None:
-    """Set RoPE scaling: `linear` (S. Chen et al., 2023) or `yarn` (B. Peng et al., 2023)."""
-    if "rope_theta" not in (config.rope_parameters or {}):
+    if "quantization_config" in values:
+        method = values["quantization_config"].get("quant_method", "its own method")
         raise ValueError(
-            "model.rope_scaling stretches models with one rotary setting for all layers, got "
-            f"{config.model_type}: drop model.rope_scaling, or save the model with its own rope_parameters."
+            f"weights must be whole numbers of 16 bits or more, but those of {folder} are quantized ({method}): give "
+            "the model as it was before."
         )
-    trained = config.max_position_embeddings
-    theta = config.rope_parameters["rope_theta"]
-    config.rope_parameters = {
-        "rope_type": kind,
-        "rope_theta": theta,
-        "factor": factor,
-        "original_max_position_embeddings": trained,
-    }
-    config.max_position_embeddings = int(trained * factor)
+    with _said_of(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if rope_scaling is not None:
+        stretch_positions(config, rope_scaling, length=length)
+    with _said_of(folder):
+        model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    if found["missing_keys"] or found["mismatched_keys"]:
+        wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
+        raise ValueError(
+            f"a checkpoint holds all weights of its model, but {len(wrong)} of {folder} are missing or of another "
+            f"shape (the first is {wrong[0]}): copy the folder whole."
+        )
+    return cast(PreTrainedModel, model)
+
+
+def stretch_positions(config: Any, rope_scaling: str, *, length: int | None = None) -> None:
+    """Set RoPE scaling in `config`, in transformers' own terms (`ringattn.settings.rope`).
+
+    Raises:
+        ValueError: an unknown kind; positions that can't be stretched so.
+    """
+    text = config.get_text_config()
+    changes = scaled_positions(text.to_dict(), parse_rope_scaling(rope_scaling), length=length)
+    for name, value in changes.items():
+        setattr(text, name, value)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """What the weights of a folder are stored in, the widest where there are several."""
+    found = {torch.float16: False, torch.bfloat16: False, torch.float32: False, torch.float64: False}
+    for path in sorted(folder.glob("*.safetensors")):
+        with _said_of(folder), safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                named = _DTYPES.get(file.get_slice(name).get_dtype())
+                if named is not None:
+                    found[named] = True
+    present = [dtype for dtype, there in found.items() if there]
+    return present[-1] if present else torch.float32
+
+
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+
+
+@contextmanager
+def _said_of(folder: Path) -> Iterator[None]:
+    """transformers' own errors inside the `with` as one sentence about the folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"a safetensors file in {folder} is broken ({error}): copy or download it again.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"transformers can't load {folder} as a causal language model ({str(error).splitlines()[0]}): models that "
+            "need code of their own are not run."
+        ) from error

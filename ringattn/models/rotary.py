@@ -71,8 +71,8 @@ def warn_of_long_sequence(attachment: Attachment, config: Any) -> None:
     warnings.warn(
         f"a sequence of {longest} positions is longer than the model's max_position_embeddings of {trained}, and its "
         f"rotary positions are not scaled: set config.rope_parameters = {setting} and config.max_position_embeddings "
-        f"= {int(trained * factor)} before the model is made (in `ringattn train`: model.rope_scaling=yarn "
-        f"model.rope_factor={factor:g})",
+        f"= {int(trained * factor)} before the model is made (in `ringattn train`: "
+        f"model.rope_scaling=yarn:{int(trained * factor)})",
         stacklevel=2,
     )
 

@@ -61,7 +61,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def architecture_of(values: Mapping[str, Any]) -> Architecture:
-    """The sizes that a `config.json` states."""
+    """The sizes that a `config.json` states.
+
+    Raises:
+        ValueError: one is missing, as in models that are no LLaMA-like decoders.
+    """
+    missing = [name for name in _NEEDED if values.get(name) is None]
+    if missing:
+        raise ValueError(
+            f"a model is a decoder with sizes under LLaMA's names in its config.json, but {missing[0]} is missing "
+            f"(model_type {values.get('model_type')}): use a LLaMA-like causal language model."
+        )
     heads = values["num_attention_heads"]
     return Architecture(
         vocabulary=values["vocab_size"],
@@ -75,6 +85,16 @@ def architecture_of(values: Mapping[str, Any]) -> Architecture:
         tie_embeddings=bool(values.get("tie_word_embeddings", False)),
         attention_bias=bool(values.get("attention_bias", False)),
     )
+
+
+_NEEDED = (
+    "num_attention_heads",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "max_position_embeddings",
+)
 
 
 def has_rope_scaling(values: Mapping[str, Any]) -> bool:

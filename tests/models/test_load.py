@@ -1,12 +1,13 @@
-"""New and loaded models: sizes, seeds, safetensors only, stretched positions."""
+"""New and loaded models: sizes, seeds, safetensors only."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig
+from safetensors.torch import load_file, save_file
 
-from ringattn.models.load import load_model, new_llama, stretch_positions
+from ringattn.models.load import load_model, new_llama
 from ringattn.planner.architecture import Architecture
 
 SIZES = Architecture(
@@ -65,25 +66,33 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
         load_model(tmp_path / "none")
 
 
-@pytest.mark.parametrize("kind", ["linear", "yarn"])
-def test_positions_are_stretched(tmp_path, kind):
-    new_llama(SIZES, seed=1).save_pretrained(tmp_path)
-    stretched = load_model(tmp_path, rope_scaling=kind, rope_factor=2.0)
-    assert stretched.config.max_position_embeddings == 128
-    assert stretched.config.rope_parameters == {
-        "rope_type": kind,
-        "rope_theta": 5000.0,
-        "factor": 2.0,
-        "original_max_position_embeddings": 64,
-    }
-    ids = torch.arange(100)[None]
-    plain = load_model(tmp_path)
-    assert not torch.allclose(plain(input_ids=ids).logits, stretched(input_ids=ids).logits)
+def test_a_folder_that_lacks_weights_or_is_broken_is_refused(tmp_path):
+    model = new_llama(SIZES, seed=1)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    save_file({k: v for k, v in weights.items() if "layers.1.mlp" not in k}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"3 of .* are missing .* model\.layers\.1\.mlp\.down_proj"):
+        load_model(tmp_path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"a safetensors file in .* is broken"):
+        load_model(tmp_path)
 
 
-def test_a_model_with_several_rotary_settings_is_refused(tmp_path):
-    new_llama(SIZES, seed=1).save_pretrained(tmp_path)
-    config = AutoConfig.from_pretrained(tmp_path)
-    config.rope_parameters = {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
-    with pytest.raises(ValueError, match=r"one rotary setting for all layers, got llama: drop model\.rope_scaling"):
-        stretch_positions(config, kind="yarn", factor=2.0)
+def test_code_of_a_folders_own_is_never_run(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Mine"}})
+    )
+    (tmp_path / "mine.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="models that need code of their own are not run"):
+        load_model(tmp_path)
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    model = new_llama(SIZES, seed=1)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": {"quant_method": "awq"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"those of .* are quantized \(awq\)"):
+        load_model(tmp_path)

@@ -82,7 +82,7 @@ def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
         ({"model__architecture__head_dim": 7}, "head_dim must be even, got 7"),
         ({"model__architecture__vocabulary": 256}, "256 bytes, the end-of-text token and merges, got 256"),
         ({"model__rope_scaling": "yarn"}, "raise model.architecture.max_positions instead"),
-        ({"model__rope_factor": 2.0}, "a kind and a factor above 1, got model.rope_scaling=None"),
+        ({"model__rope_scaling": "yarm"}, "got 'yarm'. Did you mean 'yarn'"),
     ],
 )
 def test_a_rule_that_is_broken_is_named(changes, message):

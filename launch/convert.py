@@ -1,0 +1,75 @@
+"""`ringattn convert`: a checkpoint of another kind into a Hugging Face folder that plain transformers loads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ringattn.launch.words import aligned, read, rows, setting
+
+HELP = """\
+usage: ringattn convert source=... out=FOLDER [setting=value ...]
+
+Writes a Hugging Face folder (config, safetensors, tokenizer) from
+
+  a GGUF file                     weights dequantized
+  a LoRA adapter folder (PEFT)    merged into its base model
+  a DeepSpeed ZeRO checkpoint     stages 1, 2 and 3
+  a Hugging Face folder or name   in another dtype, or in files of another size
+  a run folder of ringattn        its newest checkpoint, whichever of these it is
+
+Settings, their defaults and meanings:
+{settings}
+"""
+
+_SIZE = re.compile(r"\d+(\.\d+)?\s*(KB|MB|GB)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What is asked."""
+
+    source: str | None = setting(None, "what to convert")
+    out: str | None = setting(None, "a new folder; nothing is overwritten")
+    base: str | None = setting(None, "the model that an adapter or a DeepSpeed checkpoint belongs to")
+    dtype: Literal["bfloat16", "float32", "float16"] | None = setting(None, "of the weights; null: as they are stored")
+    shard_size: str = setting("5GB", "of one file of weights, at most: 500MB, 5GB")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code.
+
+    Raises:
+        ValueError: a mistake in the settings; a source that can't be converted; an `out` that exists.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(HELP.format(settings=aligned(rows(ConvertConfig))), end="")
+        return 0
+    config = read(ConvertConfig, arguments, command="ringattn convert")
+    for name in ("source", "out"):
+        if getattr(config, name) is None:
+            raise ValueError(f"the setting {name} is required and has no value: write {name}=...")
+    if not _SIZE.fullmatch(config.shard_size):
+        raise ValueError(f"shard_size is a number of MB or GB, got {config.shard_size!r}: write for example 5GB.")
+    out = Path(str(config.out)).expanduser().absolute()
+    if out.exists():
+        raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
+    import torch
+    from transformers.utils import logging
+
+    from ringattn.models.convert import convert, identify
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    source = identify(str(config.source))
+    print(source.describe(), flush=True)
+    dtype = None if config.dtype is None else getattr(torch, config.dtype)
+    written = convert(source, out, base=config.base, dtype=dtype, shard_size=config.shard_size)
+    print(
+        f"{out}: {written.weights:,} weights in {str(written.dtype).removeprefix('torch.')}, {written.files} file(s), "
+        + (f"tokenizer {', '.join(written.tokenizer)}" if written.tokenizer else "no tokenizer")
+    )
+    return 0
