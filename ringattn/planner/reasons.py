@@ -13,6 +13,7 @@ _ASKED = ("ring", "biring", "tokenring", "allgather", "ulysses")
 _TRAVELS = {
     "one": "hop by hop, one way",
     "back": "hop by hop, one way but for the last",
+    "apart": "hop by hop, one way but for the last",
     "both": "hop by hop, both ways",
     "direct": "straight from each owner",
     "levels": "over rings inside hosts and between them",

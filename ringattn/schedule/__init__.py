@@ -38,8 +38,8 @@ def _grid(
 ) -> Schedule:
     """Any point of the grid: head groups x query groups x key groups, which multiply to the number of ranks.
 
-    query_route, key_route: `one` way round; the same but for the last, reached from `back`; `both` ways; `direct`; or
-    `levels`, rings of `inner` neighbours inside.
+    query_route, key_route: `one` way round; the same but for the last, reached from `back`, or `apart`, in a step of
+    its own; `both` ways; `direct`; or `levels`, rings of `inner` neighbours inside.
     home: gradients of keys go `straight` home, or `along` their ring. overlap: compute while inputs arrive, `yes` or
     `no`.
     """

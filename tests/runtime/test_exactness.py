@@ -16,7 +16,7 @@ from ringattn import VirtualWorld, schedules
 from ringattn.runtime.pool import BufferPool
 from ringattn.sequence.layout import LAYOUTS, make_layout
 
-SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
+SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
 WORLDS = [1, 2, 3, 4, 5, 8]
 LENGTH = 37
 MASKS = {

@@ -12,7 +12,7 @@ from ringattn.schedule.route import disjoint_rings
 from ringattn.schedule.value import Kind, Shape, Side, key_heads_of
 from ringattn.schedule.verify import verify
 
-NAMES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
+NAMES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
 
 
 def grid_points(world: int) -> list[str]:
@@ -76,6 +76,19 @@ def test_tokenring_of_three():
     ]
     for kind in Kind:
         assert not any(moved("tokenring", 3, kind, Side.KEY))
+
+
+def test_a_tokenring_whose_last_rank_has_queries_straight_from_their_owner():
+    """Rank 3 needs queries 0 last: they set out with the tour, and it computes them alone."""
+    schedule = make_schedule("tokenring:back=2", Shape(4, chunks_per_rank=1))
+    straight = [(i, m.due) for i, step in enumerate(schedule.steps) for m in step.moves
+                if (m.kind, m.source, m.target) == (Kind.PARCEL, 0, 3)]  # fmt: skip
+    assert straight == [(0, 2)]
+    of_rank_3 = [task[1] for step in computed("tokenring:back=2", 4) for task in step if task[0] == 3]
+    assert of_rank_3 == [(3,), (2,), (1,), (0,)]
+    # Link 3 -> 0 carries the queries of 3 and 2, and the one result.
+    assert sum((m.source, m.target) == (3, 0) and m.side is Side.QUERY for s in schedule.steps for m in s.moves) == 3
+    assert len(schedule.steps) == len(make_schedule("tokenring", Shape(4)).steps)
 
 
 def test_biring_halves_the_steps():
