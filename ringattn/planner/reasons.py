@@ -90,6 +90,9 @@ def hidden(chosen: Candidate) -> str:
 def compared(other: Candidate, chosen: Candidate) -> str:
     """How far another schedule is behind, and for which reason."""
     ratio = other.seconds / chosen.seconds
+    if ratio < 1:
+        shared = f"over {other.connections} connections on its busiest link instead of {chosen.connections}"
+        return f"{other.schedule} is as fast, {shared}"
     if ratio < 1.005:
         return f"{other.schedule} is as fast"
     why = []
