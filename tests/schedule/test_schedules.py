@@ -188,8 +188,18 @@ def test_a_key_head_goes_wherever_a_query_head_needs_it():
     ("spec", "shape", "text"),
     [
         ("tokenrign", Shape(2), "unknown schedule 'tokenrign' (did you mean 'tokenring'?); there are allgather"),
-        ("usp:head=2", Shape(4), "schedule 'usp' has no number called 'head' (did you mean 'heads'?); it takes heads"),
-        ("ring:inner=2", Shape(4), "schedule 'ring' has no number called 'inner'; it takes none"),
+        (
+            "usp:head=2",
+            Shape(4),
+            "schedule 'usp' has no number called 'head' (did you mean 'heads'?); it takes heads, s",
+        ),
+        ("ring:inner=2", Shape(4), "schedule 'ring' has no number called 'inner'; it takes slices"),
+        (
+            "usp:heads=2,slices=3",
+            Shape(4, 8, 4),
+            "has 2 key heads in a head group, got slices=3; use slices=2 or fewer",
+        ),
+        ("ring:slices=0", Shape(4), "slices must be at least 1, got 0"),
         ("usp:heads=two", Shape(4), "heads must be a whole number, got 'two'"),
         ("usp:heads=3", Shape(4), "heads must divide the number of ranks, got heads=3 for 4 ranks; the nearest"),
         ("doublering:inner=5", Shape(6), "the nearest that does is 6"),
