@@ -60,10 +60,11 @@ class AttentionMemory:
 
 
 def attention_memory(
-    schedule: str, backward: str, layout: str, tensors: Tensors, *, ranks: int, tokens: int, threads: int = 1
+    schedule: str, backward: str | None, layout: str, tensors: Tensors, *, ranks: int, tokens: int, threads: int = 1
 ) -> AttentionMemory:
     """For a causal mask and `tokens` on each of `ranks` ranks, under the schedules of the forward and the backward.
 
+    backward: None leaves the backward's part out: at least so much is taken whatever its schedule is.
     threads: of a rank that computes on a CPU; the kernel of attention has a block of scores for each.
 
     The backward is the larger pass: it holds gradients and the gradient's inputs beside what the forward holds. Sums
@@ -71,8 +72,11 @@ def attention_memory(
     have to be gathered, `out` made up from delta (`ringattn.kernels.kernel.stand_in_out`), its inputs in fp32 where
     they are narrower, and the kernel's gradients.
     """
+    forward_buffers, _ = _figures(schedule, layout, tensors, ranks, False)
+    if backward is None:
+        return AttentionMemory(math.ceil(forward_buffers * tokens), 0)
     buffers, workspace = _figures(backward, layout, tensors, ranks, True)
-    buffers = max(buffers, _figures(schedule, layout, tensors, ranks, False)[0])
+    buffers = max(buffers, forward_buffers)
     rows = next(rows for least, rows in _QUERY_BLOCKS if tokens >= least)
     scratch = 2 * FP32 * threads * rows * min(_KEY_BLOCK, tokens)
     return AttentionMemory(math.ceil(buffers * tokens), math.ceil(workspace * tokens) + scratch)

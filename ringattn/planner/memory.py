@@ -61,6 +61,11 @@ def estimate(sizes: Architecture, step: TrainingStep) -> MemoryEstimate:
     return max(moments(sizes, step), key=lambda moment: moment.total)
 
 
+def least(sizes: Architecture, step: TrainingStep) -> int:
+    """Bytes that the step takes on the fullest rank under any schedule of the backward: `step.backward` is not read."""
+    return max(moment.total for moment in _Step(sizes, step, any_backward=True).moments())
+
+
 def moments(sizes: Architecture, step: TrainingStep) -> list[MemoryEstimate]:
     """Each moment of a training step at which the peak can be, in their order."""
     return list(_Step(sizes, step).moments())
@@ -105,8 +110,8 @@ def parameters_in_order(sizes: Architecture) -> list[tuple[int, int]]:
 class _Step:
     """The moments of one step. Names of sizes are in elements unless they say bytes."""
 
-    def __init__(self, sizes: Architecture, step: TrainingStep) -> None:
-        self.sizes, self.step = sizes, step
+    def __init__(self, sizes: Architecture, step: TrainingStep, *, any_backward: bool = False) -> None:
+        self.sizes, self.step, self.any_backward = sizes, step, any_backward
         self.item, self.weight = step.item_bytes, step.weight_bytes
         self.tokens = step.tokens
         self.queries, self.keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
@@ -123,7 +128,7 @@ class _Step:
         sizes, step = self.sizes, self.step
         return attention_memory(
             step.schedule,
-            step.backward or step.schedule,
+            None if self.any_backward else step.backward or step.schedule,
             step.layout,
             Tensors(1, sizes.heads, sizes.key_value_heads, sizes.head_dim, self.item, FP32),
             ranks=step.ranks,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ringattn.planner.architecture import Architecture
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.costs import Workload
-from ringattn.planner.memory import MemoryEstimate, estimate, longest
+from ringattn.planner.memory import MemoryEstimate, estimate, least, longest
 from ringattn.planner.search import Candidate, Found, search
 from ringattn.planner.step import StepTime, Work, layer_bytes, model_flops, peak, step_time
 from ringattn.planner.training_step import Precision, TrainingStep
@@ -122,9 +122,7 @@ def _degrees(request: Request) -> Iterator[int]:
     yield from found
 
 
-def _training_step(
-    request: Request, degree: int, zero: int, *, layout: str, schedule: str = "ring", backward: str | None = None
-) -> TrainingStep:
+def _training_step(request: Request, degree: int, zero: int, *, layout: str, schedule: str = "ring") -> TrainingStep:
     """Plain data parallel keeps weights in fp32, as this trainer does; ZeRO's engines keep 16-bit weights and an fp32
     master copy beside the moments."""
     item = _ITEM_BYTES[request.dtype]
@@ -132,7 +130,6 @@ def _training_step(
         length=request.length,
         ranks=degree,
         schedule=schedule,
-        backward=backward,
         layout=layout,
         item_bytes=item,
         precision=Precision.MASTER if zero and item == 2 else Precision.WHOLE,
@@ -201,10 +198,11 @@ def _first_that_fits(
     request: Request, degree: int, zero: int, found: Found
 ) -> tuple[Candidate, Candidate, TrainingStep, MemoryEstimate] | None:
     for forward in found.forward:
+        under = _training_step(request, degree, zero, layout=found.layout, schedule=forward.schedule)
+        if least(request.sizes, under) > _memory(request):
+            continue
         for backward in found.backward:
-            step = _training_step(
-                request, degree, zero, layout=found.layout, schedule=forward.schedule, backward=backward.schedule
-            )
+            step = replace(under, backward=backward.schedule)
             memory = estimate(request.sizes, step)
             if memory.total <= _memory(request):
                 return forward, backward, step, memory

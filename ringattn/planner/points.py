@@ -60,7 +60,7 @@ class Point:
             }
             return named.get(rest)
         if (self.heads, self.queries) == (1, 1):
-            turns = {"one": "tokenring", "back": "tokenring:back=1"}
+            turns = {"one": "tokenring", "back": "tokenring:back=1", "apart": "tokenring:back=2"}
             return turns.get(self.query_route) if rest[1:] == ("one", "straight", "yes") else None
         if (self.queries, self.keys) == (1, 1):
             return "ulysses" if rest == ("one", "one", "straight", "no") else None
@@ -111,6 +111,8 @@ def _routes(
         if name == "back" and size > _BACK_MEMBERS:
             continue
         yield name, None
+    if side == "query" and heads == other == 1 and 2 < size <= _BACK_MEMBERS:
+        yield "apart", None
     # Neighbours on a line of queries' rows stand `heads` ranks apart, on one of keys' columns a whole row apart.
     apart = heads if side == "query" else heads * other
     inner = per_host // apart if apart and per_host % apart == 0 else 0

@@ -13,6 +13,7 @@ _ASKED = ("ring", "biring", "tokenring", "allgather", "ulysses")
 _TRAVELS = {
     "one": "hop by hop, one way",
     "back": "hop by hop, one way but for the last",
+    "apart": "hop by hop, one way but for the last",
     "both": "hop by hop, both ways",
     "direct": "straight from each owner",
     "levels": "over rings inside hosts and between them",
@@ -89,6 +90,9 @@ def hidden(chosen: Candidate) -> str:
 def compared(other: Candidate, chosen: Candidate) -> str:
     """How far another schedule is behind, and for which reason."""
     ratio = other.seconds / chosen.seconds
+    if ratio < 1:
+        shared = f"over {other.connections} connections on its busiest link instead of {chosen.connections}"
+        return f"{other.schedule} is as fast, {shared}"
     if ratio < 1.005:
         return f"{other.schedule} is as fast"
     why = []

@@ -1,7 +1,8 @@
 """Find the best schedule for a call on a cluster: the whole grid, every route and layout, forward and backward apart.
 
 All points are estimated; the best of them, and every schedule that has a name, are then played in the event simulator,
-which decides. Past `_PLAYED_RANKS` ranks a play takes seconds, and the estimates decide.
+which decides (ties as `ringattn.planner.ties` says). Past `_PLAYED_RANKS` ranks a play takes seconds, and the estimates
+decide.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ringattn.planner.costs import Workload
 from ringattn.planner.estimate import Estimator
 from ringattn.planner.points import Point, points
 from ringattn.planner.predict import predict, shape_of
+from ringattn.planner.ties import Merit, settled
 from ringattn.schedule import schedules
 from ringattn.schedule.ring import nearest_divisor
 from ringattn.sequence.layout import make_layout
@@ -39,7 +41,8 @@ class Candidate:
 
     schedule: what `schedule=` takes. seconds: predicted. compute: of the slowest rank, with no communication. wire:
     bytes over bandwidth of the busiest direction of a link, whose name is `lane` (None where nothing is sent).
-    played: by the event simulator; estimated otherwise.
+    played: by the event simulator; estimated otherwise. connections: pairs of ranks whose messages share that link,
+    where it was played.
     """
 
     schedule: str
@@ -50,6 +53,7 @@ class Candidate:
     wire: float
     lane: str | None
     played: bool
+    connections: int = 0
 
     @property
     def exposed(self) -> float:
@@ -125,7 +129,7 @@ def _played(estimator: Estimator, estimated: list[Candidate], *, named: bool) ->
     if named and estimator.world <= _ALL_NAMED_RANKS:
         chosen += [name for name in named_defaults(estimator.world) if name not in chosen]
     played = [_play(cluster, workload, first.layout, schedule, backward=first.backward) for schedule in chosen]
-    return sorted(played, key=_by_time)
+    return settled(sorted(played, key=_by_time), lambda c: Merit(c.seconds, c.compute, c.wire, c.connections))
 
 
 def _estimated(
@@ -185,4 +189,5 @@ def _play(cluster: Cluster, workload: Workload, layout: str, schedule: str, *, b
         wire,
         None if lane is None else cluster.lanes[lane].name,
         played=True,
+        connections=0 if lane is None else made.connections[lane],
     )

@@ -30,14 +30,15 @@ class Simulation:
     """Times in seconds.
 
     seconds: until the last rank is done. computed, waited: of each rank: its tasks and merges; its waits with nothing
-    to do. loads: bytes on each lane of the cluster, by number, where there are any. timelines: empty where they were
-    not asked for.
+    to do. loads: bytes on each lane of the cluster, by number, where there are any. connections: pairs of ranks, from
+    one to the other, whose messages cross it. timelines: empty where they were not asked for.
     """
 
     seconds: float
     computed: tuple[float, ...]
     waited: tuple[float, ...]
     loads: dict[int, int]
+    connections: dict[int, int]
     timelines: tuple[RankTimeline, ...] = ()
 
     def wire_bound(self, cluster: Cluster) -> tuple[float, int | None]:
@@ -109,6 +110,7 @@ class _Play:
         self.computed, self.waited = [0.0] * world, [0.0] * world
         self.finished = [0.0] * world
         self.loads: defaultdict[int, int] = defaultdict(int)
+        self.pairs: defaultdict[int, set[tuple[int, int]]] = defaultdict(set)
         self.steps = self._steps()
 
     def _steps(self) -> list[list[_RankStep]]:
@@ -126,6 +128,7 @@ class _Play:
                 message.lanes, message.left = way.lanes, message.bytes
                 for lane in way.lanes:
                     self.loads[lane] += message.bytes
+                    self.pairs[lane].add((source, target))
                 for rank in (target, source):
                     steps[rank][index].posts.append(message)
                 steps[target][due].arrivals.append(message)
@@ -150,6 +153,7 @@ class _Play:
             tuple(self.computed),
             tuple(self.waited),
             dict(self.loads),
+            {lane: len(pairs) for lane, pairs in self.pairs.items()},
             tuple(RankTimeline(rank, tuple(sorted(e, key=lambda x: x.stop))) for rank, e in enumerate(self.recorded))
             if self.record
             else (),

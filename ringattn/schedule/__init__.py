@@ -1,7 +1,8 @@
 """Schedules by name.
 
 `schedules()` lists the names, `make_schedule("usp:heads=4", shape)` builds a value. A new schedule is one short
-file with a function from a `Shape` to a `Schedule`, and a line here.
+file with a function from a `Shape` to a `Schedule`, and a line here. Every schedule takes `slices` as well
+(`ringattn.schedule.slices`): `make_schedule("usp:heads=4,slices=2", shape)`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ringattn.schedule.allgather import allgather
 from ringattn.schedule.grid import grid
 from ringattn.schedule.ring import biring, doublering, multiring, ring
 from ringattn.schedule.route import make_route
+from ringattn.schedule.slices import sliced
 from ringattn.schedule.tile import tile
 from ringattn.schedule.tokenring import tokenring
 from ringattn.schedule.ulysses import ulysses, usp
@@ -38,8 +40,8 @@ def _grid(
 ) -> Schedule:
     """Any point of the grid: head groups x query groups x key groups, which multiply to the number of ranks.
 
-    query_route, key_route: `one` way round; the same but for the last, reached from `back`; `both` ways; `direct`; or
-    `levels`, rings of `inner` neighbours inside.
+    query_route, key_route: `one` way round; the same but for the last, reached from `back`, or `apart`, in a step of
+    its own; `both` ways; `direct`; or `levels`, rings of `inner` neighbours inside.
     home: gradients of keys go `straight` home, or `along` their ring. overlap: compute while inputs arrive, `yes` or
     `no`.
     """
@@ -74,13 +76,18 @@ _BUILDERS: MappingProxyType[str, Callable[..., Schedule]] = MappingProxyType(
 )
 
 
+# The number that every schedule takes.
+_SLICES = "slices"
+
+
 def schedules() -> list[str]:
     """The names that `schedule=` takes; some take numbers too, as in `usp:heads=4`."""
     return sorted(_BUILDERS)
 
 
 def about(name: str) -> tuple[str, tuple[str, ...]]:
-    """What a named schedule does, the first sentence of its builder's docstring, and the numbers that it takes."""
+    """What a named schedule does, the first sentence of its builder's docstring, and the numbers that it takes besides
+    `slices`."""
     parse(name)
     builder = _BUILDERS[name]
     words = " ".join((inspect.getdoc(builder) or "").split("\n\n")[0].split())
@@ -98,14 +105,14 @@ def parse(spec: str) -> tuple[str, dict[str, int | str]]:
     if name not in _BUILDERS:
         raise ValueError(f"unknown schedule {name!r}{suggest(name, schedules())}; there are {', '.join(schedules())}")
     parameters = inspect.signature(_BUILDERS[name]).parameters
-    known = [key for key in parameters if key != "shape"]
+    known = [*(key for key in parameters if key != "shape"), _SLICES]
     options: dict[str, int | str] = {}
     for part in filter(None, numbers.split(",")):
         key, _, value = part.partition("=")
         if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            takes = f"it takes {', '.join(known)}"
             raise ValueError(f"schedule {name!r} has no number called {key!r}{suggest(key, known)}; {takes}")
-        if parameters[key].annotation == "str":
+        if key in parameters and parameters[key].annotation == "str":
             options[key] = value
             continue
         if not value.isdigit():
@@ -118,12 +125,13 @@ def parse(spec: str) -> tuple[str, dict[str, int | str]]:
 def make_schedule(spec: str, shape: Shape) -> Schedule:
     """The schedule called `spec` for `shape`. ValueError where the name is unknown or the numbers do not fit."""
     name, options = parse(spec)
+    slices = int(options.pop(_SLICES, 1))
     shape.check()
     # Millions of tuples for a large world, and none of them garbage: passes of the collector would double the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _BUILDERS[name](shape, **options)
+        return sliced(_BUILDERS[name](shape, **options), slices, shape.query_heads // shape.key_heads)
     finally:
         if collecting:
             gc.enable()

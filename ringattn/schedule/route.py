@@ -68,7 +68,13 @@ class OneWayAndBack:
 
     Results that go straight home from that neighbour take the link on which parcels travel: with the last parcel kept
     off that link it carries no more than before.
+
+    apart: it is used one step after the rest is round, by itself. A rank then computes as much in each step as on the
+    way round, and a parcel that is late holds up the last step alone. Otherwise it is used together with what comes
+    last by the ring: a step less, and two results to send in the end.
     """
+
+    apart: bool = False
 
     def lanes(self, size: int) -> int:
         return 1
@@ -77,7 +83,7 @@ class OneWayAndBack:
         size = len(members)
         if size <= 2:
             return OneWay().chains(members, source, lane)
-        back = Hop(0, size - 3, members[source], members[source - 1])
+        back = Hop(0, size - 2 if self.apart else size - 3, members[source], members[source - 1])
         return [_walk(members, source, size - 2, direction=1), (back,)]
 
 
@@ -155,12 +161,19 @@ class ManyRings:
 
 
 def make_route(name: str, inner: int | None = None) -> Route:
-    """The route called `one`, `back`, `both`, `direct` or `levels`, which needs `inner`. ValueError for any other."""
+    """The route called `one`, `back`, `apart`, `both`, `direct` or `levels`, which needs `inner`. ValueError for any
+    other."""
     if name == "levels":
         if inner is None:
             raise ValueError("route 'levels' needs inner=, the number of neighbours in an inner ring")
         return TwoLevels(inner)
-    simple: dict[str, Route] = {"one": OneWay(), "back": OneWayAndBack(), "both": BothWays(), "direct": Direct()}
+    simple: dict[str, Route] = {
+        "one": OneWay(),
+        "back": OneWayAndBack(),
+        "apart": OneWayAndBack(apart=True),
+        "both": BothWays(),
+        "direct": Direct(),
+    }
     if name not in simple:
         known = [*simple, "levels"]
         raise ValueError(f"unknown route {name!r}{suggest(name, known)}; there are {', '.join(known)}")

@@ -7,18 +7,25 @@ where their keys are and never travel.
 from __future__ import annotations
 
 from ringattn.schedule.grid import grid
-from ringattn.schedule.route import OneWay, OneWayAndBack
+from ringattn.schedule.route import make_route
 from ringattn.schedule.value import Schedule, Shape
+
+# By the number `back`.
+_ROUTES = ("one", "back", "apart")
 
 
 def tokenring(shape: Shape, *, back: int = 0) -> Schedule:
     """Q hop by hop around the ring; (out, lse) of each block straight home while the next one is computed.
 
-    back: 1 has the last rank of the tour, the owner's other neighbour, reached straight from the owner: its result goes
-    home over the link on which queries travel, which then carries no more than they did. Over links between pairs of 4
-    ranks that is a quarter less time forward, and 0.7 of it backward; over one port a rank it changes nothing.
+    back: with 1 or 2 the last rank of the tour, the owner's other neighbour, has Q straight from the owner: its result
+    goes home over the link on which queries travel, which then carries no more than they did. Over links between pairs
+    of 4 ranks that is a quarter less time forward, and 0.7 of it backward. 1 computes with it together with what the
+    tour brings last: a step less, and slower at a port that carries everything. 2 computes with it in a step of its
+    own, which costs next to nothing there. Either holds two parcels of Q more.
     """
-    if back not in (0, 1):
-        raise ValueError(f"tokenring: back is 0, all ranks by one way, or 1, the last one by the other, got {back}")
-    route = OneWayAndBack() if back else OneWay()
-    return grid(shape, keys=shape.world, query_route=route, name="tokenring")
+    if back not in range(len(_ROUTES)):
+        raise ValueError(
+            "tokenring: back is 0, all ranks by one way, or 1 or 2, the last one by the other, together with the last "
+            f"but one or in a step of its own; got {back}"
+        )
+    return grid(shape, keys=shape.world, query_route=make_route(_ROUTES[back]), name="tokenring")

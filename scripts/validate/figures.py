@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ringattn.planner.ties import Merit, settled
+
 # What the tables are held against.
 TARGETS = {
     "error, median": 0.10,
@@ -26,7 +28,7 @@ TARGETS = {
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One direction of one schedule in one case. Seconds; measured: the median of repeats. wire_bound: bytes over
-    bandwidth of the busiest link."""
+    bandwidth of the busiest link, which so many `connections` share. computed: by the slowest rank, predicted."""
 
     case: str
     schedule: str
@@ -35,6 +37,8 @@ class Figure:
     fastest: float
     predicted: float
     wire_bound: float
+    computed: float = 0.0
+    connections: int = 0
 
     @property
     def error(self) -> float:
@@ -48,8 +52,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Pick:
-    """Of one case and direction: the schedule that is predicted to be the fastest, the one that is, and how much longer
-    the first takes, measured."""
+    """Of one case and direction: the schedule that the planner takes by what is predicted, the one that is the fastest,
+    and how much longer the first takes, measured."""
 
     case: str
     direction: str
@@ -142,7 +146,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _pick(case: str, direction: str, figures: Sequence[Figure]) -> Pick:
-    picked = min(figures, key=lambda figure: figure.predicted)
+    picked, *_ = settled(
+        sorted(figures, key=lambda figure: figure.predicted),
+        lambda f: Merit(f.predicted, f.computed, f.wire_bound, f.connections),
+    )
     best = min(figures, key=lambda figure: figure.measured)
     return Pick(case, direction, picked.schedule, best.schedule, picked.measured / best.measured)
 

@@ -99,6 +99,7 @@ def _figures(case: Case, effort: Effort, cluster: Cluster, comparison: Compariso
     for result in comparison.results:
         for direction, found in result.passes.items():
             simulation = predict(result.schedule, workload, cluster, backward=direction == "backward")
+            wire, lane = simulation.wire_bound(cluster)
             yield Figure(
                 case=case.name,
                 schedule=result.schedule,
@@ -106,7 +107,9 @@ def _figures(case: Case, effort: Effort, cluster: Cluster, comparison: Compariso
                 measured=found.seconds,
                 fastest=found.spread[0],
                 predicted=simulation.seconds,
-                wire_bound=simulation.wire_bound(cluster)[0],
+                wire_bound=wire,
+                computed=max(simulation.computed),
+                connections=0 if lane is None else simulation.connections[lane],
             )
 
 

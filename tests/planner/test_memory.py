@@ -15,6 +15,7 @@ from ringattn.planner.attention_memory import _counted, _figures, attention_memo
 from ringattn.planner.memory import (
     activation_bytes_per_token,
     estimate,
+    least,
     longest,
     moments,
     parameters_in_order,
@@ -175,6 +176,14 @@ def test_a_backward_of_another_schedule_has_its_own_buffers():
     both = [estimate(SIZES, replace(STEP, ranks=8, schedule=name)).attention_buffers for name in ("ring", "allgather")]
     mixed = estimate(SIZES, replace(STEP, ranks=8, schedule="allgather", backward="ring")).attention_buffers
     assert both[0] < mixed < both[1]
+
+
+def test_no_backward_takes_less_than_the_least():
+    step = replace(STEP, ranks=8, schedule="allgather")
+    floor = least(SIZES, step)
+    names = ("ring", "biring", "tokenring", "allgather", "ulysses", "tile")
+    assert all(floor <= estimate(SIZES, replace(step, backward=name)).total for name in names)
+    assert floor > least(SIZES, replace(step, schedule="ring")), "the forward's buffers are in it"
 
 
 # Plans: ZeRO and master weights.

@@ -24,6 +24,7 @@ def test_every_point_is_a_correct_schedule(world):
         (Point(queries=8, key_route="both", home="along"), "biring"),
         (Point(keys=8), "tokenring"),
         (Point(keys=8, query_route="back"), "tokenring:back=1"),
+        (Point(keys=8, query_route="apart"), "tokenring:back=2"),
         (Point(queries=8, key_route="direct"), "allgather"),
         (Point(heads=8, overlap="no"), "ulysses"),
         (Point(heads=2, queries=4, home="along"), "usp:heads=2"),

@@ -6,6 +6,7 @@ from described import call, mesh, switch, two_levels
 from ringattn.planner.choose import choose, cluster_for
 from ringattn.planner.predict import predict
 from ringattn.planner.search import search
+from ringattn.planner.ties import TIE
 from ringattn.schedule import schedules
 from ringattn.sequence.mask import Mask
 
@@ -19,13 +20,15 @@ def test_never_worse_than_the_best_named_schedule(cluster, key_heads, backward):
     workload = call(cluster.world, 2048, key_heads=key_heads, causal=True)
     found = search(cluster, workload, directions=(backward,))[0].forward[0]
     best = min(predict(name, workload, cluster, backward=backward).seconds for name in NAMED)
-    assert found.seconds <= best * (1 + 1e-9)
+    assert found.seconds <= best * (1 + TIE)
 
 
 def test_candidates_are_sorted_and_say_what_bounds_them():
     found = search(switch(4), call(4, 2048))[0]
-    times = [candidate.seconds for candidate in found.forward]
-    assert times == sorted(times)
+    times = [
+        candidate.seconds for candidate in found.forward if candidate.seconds > (1 + TIE) * found.forward[0].seconds
+    ]
+    assert times and times == sorted(times)
     assert found.forward[0].lane is not None and " > " in found.forward[0].lane
     assert all(candidate.backward for candidate in found.backward)
 
@@ -43,6 +46,15 @@ def test_tokenring_where_dk_and_dv_would_be_the_load():
     tokenring, ring = (predict(name, workload, mesh(4), backward=True).seconds for name in ("tokenring", "ring"))
     assert tokenring < 0.6 * ring
     assert search(mesh(4), workload, directions=(True,))[0].forward[0].seconds <= tokenring
+
+
+def test_at_a_switch_a_ring_that_ties_with_both_ways_is_taken():
+    """The port carries the same bytes; one connection has it to itself, or two share it."""
+    cluster, workload = switch(4), call(4, 2048, heads=8, key_heads=2)
+    ring, both = (predict(name, workload, cluster, backward=False) for name in ("ring", "biring"))
+    assert (max(ring.connections.values()), max(both.connections.values())) == (1, 2)
+    assert ring.seconds == pytest.approx(both.seconds, rel=TIE)
+    assert search(cluster, workload, directions=(False,))[0].forward[0].schedule == "ring"
 
 
 def test_a_search_is_the_same_twice():

@@ -9,7 +9,7 @@ from ringattn.schedule.traffic import chunk_bytes
 from ringattn.schedule.verify import verify
 from ringattn.sequence.blocks import visible_blocks
 
-SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
+SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
 MASKS = {
     "full": {"causal": False},
     "causal": {"causal": True},

@@ -16,7 +16,7 @@ from ringattn import VirtualWorld, schedules
 from ringattn.runtime.pool import BufferPool
 from ringattn.sequence.layout import LAYOUTS, make_layout
 
-SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
+SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
 WORLDS = [1, 2, 3, 4, 5, 8]
 LENGTH = 37
 MASKS = {
@@ -107,6 +107,25 @@ def test_every_point_of_the_grid(world):
         if world % (h * q) == 0:
             spec = f"grid:heads={h},queries={q},keys={world // h // q}"
             check(VirtualWorld(world, spec, "zigzag"), *case, MASKS["causal"], 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "world", "heads"),
+    [
+        ("usp:heads=2,slices=2", 4, (8, 8)),
+        ("usp:heads=2,slices=2", 6, (8, 4)),
+        ("ulysses:slices=2", 4, (8, 8)),
+        ("ulysses:slices=2", 3, (8, 8)),
+        ("doublering:slices=3", 4, (6, 3)),
+        ("tile:slices=2", 6, (4, 2)),
+        ("ring:slices=4", 3, (4, 4)),
+        ("biring:slices=3", 5, (6, 3)),
+    ],
+)
+@pytest.mark.parametrize("mask", MASKS)
+def test_slices_of_heads(schedule, world, heads, mask):
+    case = problem(heads, MASKS[mask])
+    check(VirtualWorld(world, schedule, "zigzag"), *case, MASKS[mask], 1e-10)
 
 
 @st.composite

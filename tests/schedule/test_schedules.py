@@ -12,7 +12,7 @@ from ringattn.schedule.route import disjoint_rings
 from ringattn.schedule.value import Kind, Shape, Side, key_heads_of
 from ringattn.schedule.verify import verify
 
-NAMES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1"]
+NAMES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
 
 
 def grid_points(world: int) -> list[str]:
@@ -76,6 +76,19 @@ def test_tokenring_of_three():
     ]
     for kind in Kind:
         assert not any(moved("tokenring", 3, kind, Side.KEY))
+
+
+def test_a_tokenring_whose_last_rank_has_queries_straight_from_their_owner():
+    """Rank 3 needs queries 0 last: they set out with the tour, and it computes them alone."""
+    schedule = make_schedule("tokenring:back=2", Shape(4, chunks_per_rank=1))
+    straight = [(i, m.due) for i, step in enumerate(schedule.steps) for m in step.moves
+                if (m.kind, m.source, m.target) == (Kind.PARCEL, 0, 3)]  # fmt: skip
+    assert straight == [(0, 2)]
+    of_rank_3 = [task[1] for step in computed("tokenring:back=2", 4) for task in step if task[0] == 3]
+    assert of_rank_3 == [(3,), (2,), (1,), (0,)]
+    # Link 3 -> 0 carries the queries of 3 and 2, and the one result.
+    assert sum((m.source, m.target) == (3, 0) and m.side is Side.QUERY for s in schedule.steps for m in s.moves) == 3
+    assert len(schedule.steps) == len(make_schedule("tokenring", Shape(4)).steps)
 
 
 def test_biring_halves_the_steps():
@@ -175,8 +188,18 @@ def test_a_key_head_goes_wherever_a_query_head_needs_it():
     ("spec", "shape", "text"),
     [
         ("tokenrign", Shape(2), "unknown schedule 'tokenrign' (did you mean 'tokenring'?); there are allgather"),
-        ("usp:head=2", Shape(4), "schedule 'usp' has no number called 'head' (did you mean 'heads'?); it takes heads"),
-        ("ring:inner=2", Shape(4), "schedule 'ring' has no number called 'inner'; it takes none"),
+        (
+            "usp:head=2",
+            Shape(4),
+            "schedule 'usp' has no number called 'head' (did you mean 'heads'?); it takes heads, s",
+        ),
+        ("ring:inner=2", Shape(4), "schedule 'ring' has no number called 'inner'; it takes slices"),
+        (
+            "usp:heads=2,slices=3",
+            Shape(4, 8, 4),
+            "has 2 key heads in a head group, got slices=3; use slices=2 or fewer",
+        ),
+        ("ring:slices=0", Shape(4), "slices must be at least 1, got 0"),
         ("usp:heads=two", Shape(4), "heads must be a whole number, got 'two'"),
         ("usp:heads=3", Shape(4), "heads must divide the number of ranks, got heads=3 for 4 ranks; the nearest"),
         ("doublering:inner=5", Shape(6), "the nearest that does is 6"),

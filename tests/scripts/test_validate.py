@@ -226,3 +226,4 @@ def test_stored_measurements_are_still_predicted(folder):
     summary = summarize([*read_run(folder).figures()])
     assert summary.error_median <= TARGETS["error, median"]
     assert summary.error_p90 <= TARGETS["error, 90th percentile"]
+    assert summary.worst_pick <= TARGETS["pick over best"]
