@@ -14,6 +14,7 @@ from importlib import import_module
 # command: (module with `run(arguments) -> exit code`, one line of help)
 COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
+    "eval": ("ringattn.launch.evaluate.command", "perplexity by position, passkey, RULER-style tasks, recall"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
     "schedules": ("ringattn.launch.schedules", "list, show and verify communication schedules, your own too"),

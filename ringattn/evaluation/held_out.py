@@ -8,23 +8,10 @@ import torch.distributed as dist
 
 from ringattn.evaluation.bigram import Bigram
 from ringattn.evaluation.perplexity import PositionReport, report
+from ringattn.evaluation.window_starts import held_out_starts
 from ringattn.training.data import TokenizedText, read_window
 from ringattn.training.loop import Rows
 from ringattn.training.reader import SequenceReader
-
-
-def held_out_starts(tokens: int, *, length: int, sequences: int) -> list[int]:
-    """Starts of at most `sequences` windows of `length + 1` tokens that share no target, spread over the
-    text.
-    """
-    fit = (tokens - 1) // length
-    if fit < 1:
-        raise ValueError(
-            f"the held-out text has {tokens} tokens, less than one sequence of {length} + 1: lower "
-            "trainer.sequence_length or raise data.held_out."
-        )
-    chosen = np.unique(np.linspace(0, fit - 1, min(fit, sequences)).round().astype(int))
-    return [int(window) * length for window in chosen]
 
 
 def evaluate(
@@ -39,7 +26,7 @@ def evaluate(
     reader.model.eval()
     for number, start in enumerate(starts):
         if number % rows.number == rows.index:
-            losses[number] = reader.sequence_losses(*read_window(text.held_out, start, length))
+            losses[number] = reader.sequence_losses(*read_window(text.held_out, start, length))[0]
     if rows.number > 1:
         # Each window is known to every rank of one row: the sum over the world counts it once a rank.
         dist.all_reduce(losses)

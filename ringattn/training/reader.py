@@ -1,4 +1,4 @@
-"""A parallelized causal language model that reads one sequence together with the other ranks of its group.
+"""A parallelized causal language model that reads sequences together with the other ranks of its group.
 
 The base model sees this rank's tokens and their positions; its states meet the output head in chunks
 (`ringattn.training.loss`). Labels are shifted before they are cut, so that no label is lost at a border.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ringattn.attention import SequenceParallel
-from ringattn.training.loss import chunked_cross_entropy, token_losses
+from ringattn.training.loss import IGNORE, chunked_cross_entropy, token_losses, token_predictions
 
 
 class SequenceReader:
@@ -41,24 +41,50 @@ class SequenceReader:
         self.softcap = _head_softcap(model)
 
     def loss_sum(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Sum of the losses of this rank's tokens; `inputs` and `targets` are the full sequence, int64 [1,
-        L].
-        """
+        """Sum of the losses of this rank's tokens; `inputs` and `targets` are full sequences, int64 [B, L]."""
         with self._precision():
             hidden, labels = self._read(inputs, targets)
             return chunked_cross_entropy(
-                hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap
+                hidden.flatten(0, 1),
+                self.model.lm_head.weight,
+                labels.flatten(),
+                chunk=self.chunk,
+                softcap=self.softcap,
             )
 
     @torch.no_grad()
     def sequence_losses(self, inputs: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Every token's loss, fp32 [L], the same on each rank of the group."""
+        """Every token's loss, fp32 [B, L], the same on each rank of the group."""
         with self._precision():
             hidden, labels = self._read(inputs, targets)
-            losses = token_losses(hidden, self.model.lm_head.weight, labels, chunk=self.chunk, softcap=self.softcap)
-        return self.sp.unshard(losses.float(), dim=0, length=inputs.shape[1])
+            losses = token_losses(
+                hidden.flatten(0, 1),
+                self.model.lm_head.weight,
+                labels.flatten(),
+                chunk=self.chunk,
+                softcap=self.softcap,
+            )
+        return self.sp.unshard(losses.view(labels.shape).float(), dim=1, length=inputs.shape[1])
+
+    @torch.no_grad()
+    def predictions(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model would write where `targets` is not -100: the likeliest token, int64 [B, L], and the target's
+        loss, fp32 [B, L]; -100 and 0 elsewhere. The same on each rank of the group. Only those positions meet the
+        output head.
+        """
+        with self._precision():
+            hidden, labels = self._read(inputs, targets)
+            wanted = labels != IGNORE
+            best, losses = token_predictions(
+                hidden[wanted], self.model.lm_head.weight, labels[wanted], chunk=self.chunk, softcap=self.softcap
+            )
+        predicted, found = torch.full_like(labels, IGNORE), torch.zeros(labels.shape, device=labels.device)
+        predicted[wanted], found[wanted] = best, losses.float()
+        length = inputs.shape[1]
+        return self.sp.unshard(predicted, dim=1, length=length), self.sp.unshard(found, dim=1, length=length)
 
     def _read(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's states [B, n, hidden size] and labels [B, n]."""
         length = inputs.shape[1]
         positions = self.sp.positions(length).to(self.device)
         states = self.model.model(
@@ -67,7 +93,7 @@ class SequenceReader:
             length=length,
             use_cache=False,
         ).last_hidden_state
-        return states[0].to(self.model.lm_head.weight.dtype), self._local(targets)[0]
+        return states.to(self.model.lm_head.weight.dtype), self._local(targets)
 
     def _local(self, tokens: np.ndarray) -> torch.Tensor:
         return self.sp.shard(torch.from_numpy(tokens).to(self.device), dim=1)
