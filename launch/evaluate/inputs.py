@@ -79,7 +79,10 @@ def make_inputs(config: EvaluationConfig) -> Inputs:
         )
     for case in cases:
         if case.length == lengths[0]:
-            case.make(0)
+            try:
+                case.make(0)
+            except ValueError as error:
+                raise ValueError(f"{case.task}, {case.name}: {error}") from error
     text = pieces.text if pieces is not None else _numbers
     return Inputs(cases=tuple(cases), tokens=tokens, begin=begin, name=name, text=text)
 

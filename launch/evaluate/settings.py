@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ringattn.launch.evaluate.harness import check_installed
 from ringattn.launch.words import aligned, mapping, rows
 
 from ringattn.planner.architecture import read_config
@@ -44,6 +45,8 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
     config = build(EvaluationConfig, found)
     check(config)
     read_config(config.folder)
+    if config.harness.tasks is not None:
+        check_installed()
     if config.compare is not None:
         evaluation_json.read(Path(config.compare).expanduser())
     return config
