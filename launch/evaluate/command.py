@@ -40,12 +40,13 @@ def run(arguments: Sequence[str]) -> int:
         from ringattn.launch.evaluate.worker import take_part
 
         return take_part(arguments, _joined_command(arguments))
-    from ringattn.launch.evaluate.settings import read
+    from ringattn.launch.evaluate.settings import read, read_other
     from ringattn.launch.workers import start
 
     from ringattn.settings.evaluation import out_folder
 
     config = read(arguments)
+    read_other(config)
     folder = out_folder(config, stamp=time.strftime("%Y%m%d-%H%M%S"))
     words = [word for word in arguments if not word.startswith("out=")]
     typed = f"ringattn eval {shlex.join(arguments)}"

@@ -26,8 +26,13 @@ def run(config: EvaluationConfig, reader: SequenceReader) -> dict[str, dict[str,
     from ringattn.evaluation.harness import HarnessModel
 
     names = [name.strip() for name in str(config.harness.tasks).split(",") if name.strip()]
-    manager = TaskManager(include_path=config.harness.include_path)
+    # Its own thousands of task files take a while to read: they are left out where a folder of one's own has all.
+    own = config.harness.include_path
+    manager = TaskManager(include_path=own, include_defaults=own is None)
     unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown and own is not None:
+        manager = TaskManager(include_path=own)
+        unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
         raise ValueError(
             f"lm-evaluation-harness has no task {unknown[0]!r}: `lm-eval ls tasks` lists its own, and "

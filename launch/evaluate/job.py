@@ -18,6 +18,7 @@ import transformers
 from ringattn.launch.compare.about import commit, hardware, host_names, place, versions
 from ringattn.launch.device import choose_device, shared_threads
 from ringattn.launch.evaluate.inputs import Inputs, make_inputs
+from ringattn.launch.evaluate.settings import read_other
 from ringattn.launch.rank import together
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -29,7 +30,6 @@ from ringattn.evaluation.windows import text_perplexity
 from ringattn.models.load import load_model
 from ringattn.models.parallelize import parallelize
 from ringattn.planner.architecture import has_rope_scaling
-from ringattn.report import evaluation_json
 from ringattn.report.evaluation_report import write_evaluation
 from ringattn.report.evaluation_table import evaluation_text
 from ringattn.settings.evaluation import EvaluationConfig, out_folder
@@ -47,7 +47,9 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
     now = datetime.datetime.now(datetime.timezone.utc)
     rank = dist.get_rank()
     # Files are rank 0's to write, and to compare with.
-    folder = together(lambda: out_folder(config, stamp=f"{now:%Y%m%d-%H%M%S}") if rank == 0 else None)
+    folder, other = together(
+        lambda: (out_folder(config, stamp=f"{now:%Y%m%d-%H%M%S}"), read_other(config)) if rank == 0 else (None, None)
+    )
     device = together(lambda: choose_device(config.launcher.device))
     if device.type == "cpu":
         torch.set_num_threads(config.launcher.threads or shared_threads())
@@ -77,7 +79,7 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
         notes=tuple(notes),
     )
     evaluation = Evaluation(setup=setup, perplexity=perplexity, scores=scores, harness=harness)
-    _report(config, evaluation, folder)
+    _report(evaluation, folder, other)
     return evaluation
 
 
@@ -185,8 +187,7 @@ def _run_harness(config: EvaluationConfig, reader: SequenceReader) -> dict[str, 
     return together(lambda: run(config, reader))
 
 
-def _report(config: EvaluationConfig, evaluation: Evaluation, folder: Path) -> None:
-    other = evaluation_json.read(Path(config.compare).expanduser()) if config.compare is not None else None
+def _report(evaluation: Evaluation, folder: Path, other: Evaluation | None) -> None:
     files = write_evaluation(evaluation, folder, other)
     print(evaluation_text(evaluation, other))
     print("\n".join(["", *(f"wrote {path}" for path in files)]), flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ringattn.launch.evaluate.harness import check_installed
 from ringattn.launch.words import aligned, mapping, rows
 
+from ringattn.evaluation.result import Evaluation
 from ringattn.planner.architecture import read_config
 from ringattn.report import evaluation_json
 from ringattn.settings.evaluation import (
@@ -47,9 +48,12 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
     read_config(config.folder)
     if config.harness.tasks is not None:
         check_installed()
-    if config.compare is not None:
-        evaluation_json.read(Path(config.compare).expanduser())
     return config
+
+
+def read_other(config: EvaluationConfig) -> Evaluation | None:
+    """The evaluation to show beside this one, if any. ValueError where there is none at its place."""
+    return None if config.compare is None else evaluation_json.read(Path(config.compare).expanduser())
 
 
 def help_text() -> str:

@@ -71,4 +71,5 @@ def _length(found: Mapping[str, Any]) -> LengthReport:
 
 def _span(found: Mapping[str, Any]) -> Span:
     values = {name: value for name, value in found.items() if name != "perplexity"}
-    return Span(**{**values, "loss": float(values["loss"])})
+    error = values["standard_error"]
+    return Span(**{**values, "loss": float(values["loss"]), "standard_error": None if error is None else float(error)})

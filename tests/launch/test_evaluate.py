@@ -9,7 +9,7 @@ import pytest
 from ranks import refusals, run_ranks
 from ringattn.launch.evaluate.inputs import make_inputs
 from ringattn.launch.evaluate.job import evaluate
-from ringattn.launch.evaluate.settings import help_text, read
+from ringattn.launch.evaluate.settings import help_text, read, read_other
 from tiny_folders import TEXT, random_model, recall_model
 
 from ringattn.report import evaluation_json
@@ -146,7 +146,7 @@ def test_what_one_rank_refuses_every_rank_refuses(place):
 )
 def test_a_wrong_setting_is_told_before_any_rank_starts(place, words, told):
     with pytest.raises(ValueError) as refused:
-        read(words_of(place, *words), world=2)
+        read_other(read(words_of(place, *words), world=2))
     assert told in str(refused.value)
 
 
