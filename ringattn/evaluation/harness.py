@@ -29,7 +29,7 @@ _ROUND = 64
 _MAX_NEW = 256
 
 
-class HarnessModel(TemplateLM):  # type: ignore[misc]
+class HarnessModel(TemplateLM):
     """A model for `lm_eval.simple_evaluate`, on every rank of the reader's group.
 
     folder: of the checkpoint, for its tokenizer. max_length: tokens that the model can read; longer contexts lose

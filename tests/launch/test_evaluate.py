@@ -40,8 +40,11 @@ def evaluated(rank, world, words):
 @pytest.fixture(scope="module")
 def made(place):
     """Two evaluations of the same: by one rank, and by two with the first one beside it."""
-    alone = run_ranks(1, evaluated, 1, words_of(place, ALL, RULER, f"out={place / 'one'}", "name=before"))[0]
-    both = run_ranks(2, evaluated, 2, words_of(place, ALL, RULER, f"out={place / 'two'}", f"compare={place / 'one'}"))
+    alone = run_ranks(
+        1, evaluated, 1, words_of(place, ALL, RULER, f"out={place / 'one'}", "name=before"), threads=True
+    )[0]
+    words = words_of(place, ALL, RULER, f"out={place / 'two'}", f"compare={place / 'one'}")
+    both = run_ranks(2, evaluated, 2, words, threads=True)
     assert both[1] is None, "rank 0 alone has it"
     return alone, both[0]
 
@@ -85,6 +88,12 @@ def test_positions_that_do_not_reach_are_a_note(made):
     (note,) = made[0].setup.notes
     assert note.startswith("warning: sequences of 700 tokens are longer than the model's 512 positions")
     assert note.endswith("set model.rope_scaling=yarn model.rope_factor=2")
+
+
+def test_stretched_positions_reach(place):
+    words = ["tasks=recall", "model.rope_scaling=yarn", "model.rope_factor=2", f"out={place / 'yarn'}"]
+    (found,) = run_ranks(1, evaluated, 1, words_of(place, *words), threads=True)
+    assert found.setup.notes == () and found.setup.settings["model"]["rope_scaling"] == "yarn"
 
 
 def run(*words, launcher=("ringattn",)):
