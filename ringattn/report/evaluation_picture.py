@@ -53,6 +53,7 @@ def _perplexity(evaluation: Evaluation, other: Evaluation | None, path: Path) ->
         twin = next((r for r in other.perplexity if r.length == report.length), None) if other else None
         if twin and other:
             _steps(left, twin, color, "--", f"{report.length:,}, {other.setup.name}")
+    edges = _edges(evaluation.perplexity[-1])
     left.set_title("By position in the window", loc="left", fontsize=11, color=_INK)
     left.set_xlabel("position (tokens)")
     named = [(evaluation, _LINES[0]), *([(other, _LINES[1])] if other and other.perplexity else [])]
@@ -69,6 +70,8 @@ def _perplexity(evaluation: Evaluation, other: Evaluation | None, path: Path) ->
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.legend(frameon=False, fontsize=9)
         _readable(axes)
+    left.set_xticks(edges, labels=["0", *(f"{edge:,}" for edge in edges[1:])])
+    left.minorticks_off()
     figure.savefig(path)
     return path
 
@@ -82,11 +85,15 @@ def _readable(axes: Axes) -> None:
 
 
 def _steps(axes: Axes, report: LengthReport, color: str, style: str, label: str) -> None:
-    edges = [span.start for span in report.ranges] + [report.length]
-    # Position 0 has no logarithm: the first range is drawn as wide as the second.
-    edges[0] = max(1, edges[1] // 2)
     values = [span.perplexity for span in report.ranges]
-    axes.stairs(values, edges, color=color, linestyle=style, linewidth=2.0, label=label, baseline=None)
+    axes.stairs(values, _edges(report), color=color, linestyle=style, linewidth=2.0, label=label, baseline=None)
+
+
+def _edges(report: LengthReport) -> list[int]:
+    """Of the ranges as drawn. Position 0 has no logarithm: the first range is drawn as wide as the second."""
+    edges = [span.start for span in report.ranges] + [report.length]
+    edges[0] = max(1, edges[1] // 2)
+    return edges
 
 
 def _by_length(axes: Axes, evaluation: Evaluation, color: str) -> None:

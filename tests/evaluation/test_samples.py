@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tiny_folders import TEXT, random_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ringattn.evaluation.passkey import passkey_cases
 from ringattn.evaluation.recall import recall_cases
@@ -127,3 +127,16 @@ def test_a_book_of_the_bible():
     assert book_of(bible, "genesis").endswith("beginning.\n\n\n")
     with pytest.raises(ValueError, match=r"no book 'Genisis'\. Did you mean 'GENESIS'\?"):
         book_of(bible, "Genisis")
+
+
+def test_pieces_join_to_the_text_with_a_tokenizer_that_marks_words_and_starts(tmp_path):
+    """As LLaMA 2's: `▁` before each word, and a token before each text."""
+    letters = {letter: place for place, letter in enumerate("<▁\n.0123456789abcdefghijklmnopqrstuvwxyzABCDT")}
+    tokenizer = Tokenizer(models.BPE(vocab={**letters, "▁a": len(letters)}, merges=[("▁", "a")]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="< $A", special_tokens=[("<", 0)])
+    pieces = folder_with(tokenizer, tmp_path)
+    assert pieces.start.tolist() == [0]
+    joined = [*pieces.first("The key"), *pieces(" is 12."), *pieces("\nA bad"), *pieces.answer(" 12")]
+    assert pieces.text(joined) == "< The key is 12.\nA bad 12"
