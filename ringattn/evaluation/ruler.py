@@ -1,8 +1,8 @@
 """RULER-style tasks: needles of several kinds, variable tracking, common and frequent words.
 
 C.-P. Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (2024), section 3 and
-appendix B: what is hidden, what is asked and how the answer begins are the paper's; keys, hay and lists of words are
-generated here. Lists of words are in `ringattn.evaluation.ruler_lists`.
+appendix B: what is hidden, what is asked and how the answer begins follow the paper; keys, hay and lists of words are
+generated here. Lists begin behind a colon, which models like to write before them. Lists of words are in `ringattn.evaluation.ruler_lists`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ONE = (
 )
 SEVERAL = (
     "\nWhat are all the special magic numbers for {keys} mentioned in the provided text? The special magic numbers for "
-    "{keys} mentioned in the provided text are"
+    "{keys} mentioned in the provided text are:"
 )
 TRACK_HEAD = "Memorize and track the chain of variable assignments hidden in the following text.\n"
 TRACK = (
