@@ -2,7 +2,8 @@
 
 C.-P. Hsieh et al., "RULER: What's the Real Context Size of Your Long-Context Language Models?" (2024), section 3 and
 appendix B: what is hidden, what is asked and how the answer begins follow the paper; keys, hay and lists of words are
-generated here. Lists begin behind a colon, which models like to write before them. Lists of words are in `ringattn.evaluation.ruler_lists`.
+generated here. Lists begin behind a colon, which models like to write before them. Lists of words are in
+`ringattn.evaluation.ruler_lists`.
 """
 
 from __future__ import annotations
