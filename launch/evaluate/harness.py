@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(config: EvaluationConfig, reader: SequenceReader) -> dict[str, dict[str, float]]:
-    """The harness's figures, metric by task. On every rank together, with the same figures on each.
+    """The harness's figures, metric by task, on the first rank of each host; nothing elsewhere. Collective.
 
     Raises:
         ValueError: the harness is not installed, has no such task, or a task asks for other than greedy decoding.
@@ -57,13 +57,14 @@ def run(config: EvaluationConfig, reader: SequenceReader) -> dict[str, dict[str,
             torch_random_seed=config.seed,
             fewshot_random_seed=config.seed,
         )
+    # The harness itself gives them to the process with LOCAL_RANK 0.
     return {
         task: {
             metric.removesuffix(",none"): float(value)
             for metric, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        for task, metrics in found["results"].items()
+        for task, metrics in (found["results"] if found is not None else {}).items()
     }
 
 

@@ -1,6 +1,7 @@
 """lm-evaluation-harness's interface over two ranks: what plain transformers gives, computed from its logits."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -101,6 +102,7 @@ metric_list: [{{metric: acc}}]
 
 
 def run(rank, words):
+    os.environ["LOCAL_RANK"] = str(rank)  # As every launcher sets it.
     config = read(words)
     return command.run(config, reader_of(config.folder))
 
@@ -113,4 +115,4 @@ def test_a_task_of_one_s_own_runs(folder, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "sky.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
     words = [f"model.path={folder}", "tasks=harness", f"harness.include_path={tmp_path}"]
     found = run_ranks(2, run, [*words, "harness.tasks=sky"])
-    assert found[0] == found[1] and 0 <= found[0]["sky"]["acc"] <= 1
+    assert 0 <= found[0]["sky"]["acc"] <= 1 and found[1] == {}
