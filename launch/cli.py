@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("ringattn.launch.train", "train a language model on long sequences, over all ranks"),
     "tokenize": ("ringattn.launch.tokenize", "turn a text or a data set into tokens on disk, to train on"),
     "generate": ("ringattn.launch.generate", "continue a prompt, with the keys and values spread over all ranks"),
+    "eval": ("ringattn.launch.evaluate.command", "perplexity by position, passkey, RULER-style tasks, recall"),
     "compare": ("ringattn.launch.compare.command", "run schedules side by side: measured, predicted, checked"),
     "plan": ("ringattn.launch.plan", "the best schedule for a cluster, a model and a length, with reasons"),
     "convert": ("ringattn.launch.convert", "GGUF, LoRA, DeepSpeed and other checkpoints into a Hugging Face folder"),

@@ -6,7 +6,6 @@ Needs no GPU, no workers and no torch: clusters are described (`ringattn.planner
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, Literal
 
 import yaml
 from ringattn.launch.words import aligned, read, rows, setting
+
+from ringattn.settings.lengths import length_of
 
 HELP = """\
 usage: ringattn plan [setting=value ...]
@@ -31,9 +32,6 @@ Clusters: {clusters}; or a file of your own (docs/clusters.md).
 Models: {models};
 or a Hugging Face checkpoint folder, a GGUF file, a name on the Hugging Face hub.
 """
-
-_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
-_SCALE = {"": 1, "k": 2**10, "m": 2**20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +111,6 @@ def request_of(config: PlanConfig) -> Any:
         zero=config.zero,
         sequence_parallel=config.sequence_parallel,
     )
-
-
-def length_of(text: str) -> int:
-    """`128k` as a number of tokens. ValueError where it is none."""
-    found = _LENGTH.fullmatch(str(text).replace("_", "").replace(",", "").strip())
-    tokens = float(found[1]) * _SCALE[found[2].lower()] if found else 0.0
-    if tokens < 1 or tokens != int(tokens):
-        raise ValueError(f"length must be a number of tokens from 1 on, got {text!r}: write length=131072, 128k or 1M.")
-    return int(tokens)
 
 
 def model_names() -> list[str]:

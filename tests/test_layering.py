@@ -47,6 +47,10 @@ WITHOUT_TORCH = (
     "report/comparison_summary.py",
     "report/comparison_table.py",
     "report/comparison_trace.py",
+    "report/evaluation_json.py",
+    "report/evaluation_picture.py",
+    "report/evaluation_report.py",
+    "report/evaluation_table.py",
 )
 
 

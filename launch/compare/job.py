@@ -5,12 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,7 +17,7 @@ from ringattn.launch.compare.assemble import assemble
 from ringattn.launch.compare.input import Reference, make_shards
 from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
 from ringattn.launch.device import choose_device, shared_threads
-from ringattn.launch.failure import one_sentence
+from ringattn.launch.rank import Refused, together
 from ringattn.launch.schedules import load
 
 from ringattn.attention import SequenceParallel
@@ -34,14 +32,8 @@ from ringattn.runtime.agreement import Disagreement
 from ringattn.runtime.arguments import Options
 from ringattn.schedule.value import Schedule
 
-T = TypeVar("T")
-
 # Where a rank is, and what it found out.
 _FromRank = tuple[Place, dict[str, RankResult]]
-
-
-class Refused(ValueError):
-    """A mistake of the user's that every rank knows of."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +92,6 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
     comparison = Comparison(setup=_setup(config, hosts, cluster, on, command, started), results=results)
     _report(comparison, folder, about_cluster)
     return comparison
-
-
-def together(check: Callable[[], T]) -> T:
-    """What `check` returns; or Refused on every rank where it raises a ValueError on one. Collective."""
-    value, refusal = None, None
-    try:
-        value = check()
-    except ValueError as error:
-        refusal = one_sentence(error)
-    said: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, refusal)
-    refused = [(rank, words) for rank, words in enumerate(said) if words is not None]
-    if refused:
-        rank, words = refused[0]
-        raise Refused(words if rank == 0 else f"rank {rank}: {words}")
-    return value  # type: ignore[return-value]
 
 
 def _make_ranks(config: CompareConfig, device: torch.device, cluster: Cluster | None) -> SequenceParallel:

@@ -11,9 +11,9 @@ IGNORE = -100  # The target where nothing is predicted.
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
-    """A whole sequence, the same on every rank that shares it.
+    """A whole sequence, the same on every rank that shares it; for evaluation, several of one length.
 
-    inputs, targets: int64 [1, L]; the target of a position is the token after it, or `IGNORE`.
+    inputs, targets: int64 [B, L], B is 1 in training; the target of a position is the token after it, or `IGNORE`.
     documents: cumulative lengths of packed documents, from 0 to L; None where attention sees the whole sequence.
     """
 

@@ -34,6 +34,17 @@ def read_files(files: Iterable[Path], bad: BadRecords) -> Iterator[Piece]:
         yield from pieces(_decoded(path))
 
 
+def read_whole(path: Path) -> str:
+    """One UTF-8 file that has something in it. ValueError where it has not, or is not there."""
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not there"
+        raise ValueError(f"a text must be a file, got {path}, which is {kind}: give the path of a UTF-8 file.")
+    reason = _fault(path)
+    if reason is not None:
+        raise ValueError(f"{path} {reason[0]}: {reason[1]}.")
+    return "".join(_decoded(path))
+
+
 def pieces(texts: Iterable[str]) -> Iterator[Piece]:
     """A document that comes in parts of any size, as pieces of `PIECE` to twice as many characters, cut between lines
     where there are any. The same document gives the same pieces, whatever its parts were."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,43 @@ FIRST_RANGE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionRange:
-    """Mean losses in nats over positions `start` to `stop` (excluded) of all documents."""
+class Span:
+    """Mean loss in nats over positions `start` to `stop` (excluded) of all sequences.
+
+    standard_error: of the mean, from how the sequences' own means differ; None where there is one sequence.
+    """
 
     start: int
     stop: int
     tokens: int
     loss: float
-    bigram_loss: float
+    standard_error: float | None = None
 
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss)
 
+
+@dataclass(frozen=True, kw_only=True)
+class PositionRange(Span):
+    """The same of a model and of the bigram model on the very same tokens."""
+
+    bigram_loss: float
+
     @property
     def bigram_perplexity(self) -> float:
         return math.exp(self.bigram_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthReport:
+    """A model's figures on `sequences` sequences of `length` tokens: in all, by doubling ranges, by quarters."""
+
+    length: int
+    sequences: int
+    whole: Span
+    ranges: tuple[Span, ...]
+    quarters: tuple[Span, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,4 +131,27 @@ def report(
         loss=float(losses.mean()),
         bigram_loss=float(bigram_losses.mean()),
         ranges=tuple(ranges),
+    )
+
+
+def length_report(losses: np.ndarray) -> LengthReport:
+    """Summarize token losses [sequences, length] of one length."""
+    sequences, length = losses.shape
+    edges = [round(length * quarter / 4) for quarter in range(5)]
+    return LengthReport(
+        length=length,
+        sequences=sequences,
+        whole=span(losses, 0, length),
+        ranges=tuple(span(losses, start, stop) for start, stop in position_ranges(length)),
+        quarters=tuple(span(losses, start, stop) for start, stop in pairwise(edges)),
+    )
+
+
+def span(losses: np.ndarray, start: int, stop: int) -> Span:
+    """The mean of losses [sequences, length] over a range of positions: over tokens, of which all sequences have as
+    many."""
+    each = losses[:, start:stop].mean(axis=1)
+    error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else None
+    return Span(
+        start=start, stop=stop, tokens=len(each) * (stop - start), loss=float(each.mean()), standard_error=error
     )

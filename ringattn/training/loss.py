@@ -76,6 +76,27 @@ def token_losses(
     return losses
 
 
+@torch.no_grad()
+def token_predictions(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    chunk: int = 1024,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's likeliest successor, int64 [n] (the first of several alike), and its cross-entropy as in
+    `token_losses`, from the same logits.
+    """
+    _check(hidden, weight, labels, chunk)
+    losses = hidden.new_zeros(hidden.shape[0], dtype=_at_least_fp32(hidden.dtype))
+    best = torch.zeros_like(labels)
+    for part in _chunks(hidden.shape[0], chunk):
+        logits = _logits(hidden[part], weight, softcap)
+        losses[part], best[part] = _losses(logits, labels[part]), logits.argmax(dim=-1)
+    return best, losses
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from ringattn.attention import SequenceParallel
 from ringattn.data.sequence import IGNORE, Sequence
 from ringattn.models.support import text_model
-from ringattn.training.loss import chunked_cross_entropy, token_losses
+from ringattn.training.loss import chunked_cross_entropy, token_losses, token_predictions
+
+# The sum of the losses, the loss of each token, or its likeliest successor and its loss.
+Want = Literal["sum", "each", "best"]
 
 
 class HeadLoss(nn.Module):
@@ -35,11 +38,11 @@ class HeadLoss(nn.Module):
         weight: Tensor = self.head.weight  # type: ignore[assignment]
         return weight
 
-    def forward(self, hidden: Tensor, labels: Tensor, *, each: bool = False) -> Tensor:
-        """hidden [n, size], labels int64 [n]: the sum of token losses, or `each` of them, [n], without a gradient."""
+    def forward(self, hidden: Tensor, labels: Tensor, *, want: Want = "sum") -> Any:
+        """hidden [n, size], labels int64 [n]: what `want` names; a gradient flows to the sum alone."""
         weight = self.weight
-        loss = token_losses if each else chunked_cross_entropy
-        return loss(hidden.to(weight.dtype), weight, labels, chunk=self.chunk, softcap=self.softcap)
+        function = {"sum": chunked_cross_entropy, "each": token_losses, "best": token_predictions}[want]
+        return function(hidden.to(weight.dtype), weight, labels, chunk=self.chunk, softcap=self.softcap)
 
 
 class SequenceLoss(nn.Module):
@@ -59,16 +62,24 @@ class SequenceLoss(nn.Module):
         *,
         length: int,
         documents: tuple[int, ...] | None = None,
-        each: bool = False,
-    ) -> Tensor:
-        """inputs, labels: int64 [1, n], this rank's; length and documents: the whole sequence's."""
+        want: Want = "sum",
+    ) -> Any:
+        """inputs, labels: int64 [B, n], this rank's; length and documents: the whole sequence's."""
         states = (
             text_model(self.model)
             .model(input_ids=inputs, length=length, documents=documents, use_cache=False)
             .last_hidden_state
         )
-        result: Tensor = self.head_loss(states[0], labels[0], each=each)
-        return result
+        if want == "sum":
+            return self.head_loss(states.flatten(0, 1), labels.flatten())
+        if want == "each":
+            return self.head_loss(states.flatten(0, 1), labels.flatten(), want=want).view(labels.shape)
+        # Only the positions that are asked about meet the output head.
+        wanted = labels != IGNORE
+        best, losses = self.head_loss(states[wanted], labels[wanted], want=want)
+        predicted, found = torch.full_like(labels, IGNORE), torch.zeros(labels.shape, device=labels.device)
+        predicted[wanted], found[wanted] = best, losses.float()
+        return predicted, found
 
 
 class SequenceReader:
@@ -96,7 +107,7 @@ class SequenceReader:
         self.model, self.sp, self.device = model, sp, device
         self.module = SequenceLoss(model, chunk=chunk)
         # What runs the module: itself, or an engine that wraps it.
-        self.call: Callable[..., Tensor] = self.module
+        self.call: Callable[..., Any] = self.module
         self.autocast = precision == "bfloat16"
         self.offload = offload
 
@@ -110,13 +121,25 @@ class SequenceReader:
 
     @torch.no_grad()
     def sequence_losses(self, sequence: Sequence) -> Tensor:
-        """Every token's loss, fp32 [L], the same on each rank of the group."""
+        """Every token's loss, fp32 [B, L], 0 where nothing is predicted; the same on each rank of the group."""
         with self._precision():
-            losses = self._read(sequence, each=True)
-        filled = self._length_for(sequence.length)
-        return self.sp.unshard(losses.float(), dim=0, length=filled)[: sequence.length]
+            losses = self._read(sequence, want="each")
+        return self._whole(losses.float(), sequence)
 
-    def _read(self, sequence: Sequence, *, each: bool = False) -> Tensor:
+    @torch.no_grad()
+    def predictions(self, sequence: Sequence) -> tuple[Tensor, Tensor]:
+        """What the model would write where there are targets: the likeliest token, int64 [B, L], and the target's loss,
+        fp32 [B, L]; -100 and 0 elsewhere. The same on each rank of the group.
+        """
+        with self._precision():
+            predicted, losses = self._read(sequence, want="best")
+        return self._whole(predicted, sequence), self._whole(losses, sequence)
+
+    def _whole(self, local: Tensor, sequence: Sequence) -> Tensor:
+        filled = self._length_for(sequence.length)
+        return self.sp.unshard(local, dim=1, length=filled)[:, : sequence.length]
+
+    def _read(self, sequence: Sequence, *, want: Want = "sum") -> Any:
         length = self._length_for(sequence.length)
         more = length - sequence.length
         # The tail is a document of its own where there are some, and no token before it sees it in any case.
@@ -124,7 +147,7 @@ class SequenceReader:
         if documents is not None and more:
             documents = (*documents, length)
         inputs, labels = self._local(sequence.inputs, more, 0), self._local(sequence.targets, more, IGNORE)
-        return self.call(inputs, labels, length=length, documents=documents, each=each)
+        return self.call(inputs, labels, length=length, documents=documents, want=want)
 
     def _length_for(self, length: int) -> int:
         """`length`, or the first one above it at which every rank has a token."""

@@ -1,0 +1,82 @@
+"""The settings of `ringattn eval`: words of the command line into one checked value, and their help. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ringattn.launch.evaluate.harness import check_installed
+from ringattn.launch.words import aligned, mapping, rows
+
+from ringattn.evaluation.result import Evaluation
+from ringattn.planner.architecture import read_config
+from ringattn.report import evaluation_json
+from ringattn.settings.evaluation import (
+    EvaluationConfig,
+    HarnessConfig,
+    RecallConfig,
+    RulerConfig,
+    TextConfig,
+    check,
+)
+from ringattn.settings.launcher import LauncherConfig
+from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.typed import build
+
+_SHORT_FORMS = {
+    "processes": "launcher.processes",
+    "device": "launcher.device",
+    "threads": "launcher.threads",
+}
+
+
+def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
+    """The configuration that `key=value` words make. world: the number of ranks where a launcher has started them.
+
+    Raises:
+        ValueError: an unknown key or value, with a suggestion; a rule that the values break.
+    """
+    found = mapping(EvaluationConfig, words, command="ringattn eval", short_forms=_SHORT_FORMS)
+    if world is not None:
+        given = found.setdefault("launcher", {}).setdefault("processes", world)
+        if given != world:
+            raise ValueError(
+                f"processes={given} is for starting them here, but {world} are started already: leave it out."
+            )
+    config = build(EvaluationConfig, found)
+    check(config)
+    read_config(config.folder)
+    if config.harness.tasks is not None:
+        check_installed()
+    return config
+
+
+def read_other(config: EvaluationConfig) -> Evaluation | None:
+    """The evaluation to show beside this one, if any. ValueError where there is none at its place."""
+    return None if config.compare is None else evaluation_json.read(Path(config.compare).expanduser())
+
+
+def help_text() -> str:
+    """The settings with their meanings and defaults."""
+    scheduled, started = ScheduleConfig(), LauncherConfig()
+    found = [
+        ("model.path", "", "the checkpoint folder to evaluate; all settings of `model` in docs/training.md serve"),
+        *rows(EvaluationConfig),
+    ]
+    for group, cls in (
+        ("data", TextConfig),
+        ("ruler", RulerConfig),
+        ("recall", RecallConfig),
+        ("harness", HarnessConfig),
+    ):
+        found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
+    found += [
+        ("schedule.name", scheduled.name, "the schedule of attention; see `ringattn schedules`"),
+        ("schedule.layout", scheduled.layout, "how the sequence is cut: balanced, contiguous, striped or zigzag"),
+        ("schedule.kernel", scheduled.kernel, "of attention on one rank; see `ringattn doctor`"),
+        ("schedule.timeout", str(scheduled.timeout), "seconds after which a rank that does not answer is given up"),
+        ("processes", str(started.processes), "ranks to start on this machine; leave it out under torchrun"),
+        ("device", started.device, "auto, cpu or cuda"),
+        ("threads", "null", "threads of a rank; null: the cores shared evenly"),
+    ]
+    return aligned(found)

@@ -1,0 +1,129 @@
+"""Samples through a model, and how many answers it gets right.
+
+Greedy decoding writes an answer exactly if each of its tokens is the likeliest one after the prompt and the answer's
+tokens before it: had one of them not been, decoding would have gone another way there, and until then it has written
+the same. So one pass over prompt and answer together tells what generation would, with no cache and no loop. With
+several answers ("a, b, and c") that holds for the first; each later one is then scored with the ones before it given
+(`teacher`), or the list is decoded and searched for each answer, in any order, as RULER does (`greedy`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringattn.data.sequence import Sequence as TokenSequence
+from ringattn.evaluation.greedy import decode
+from ringattn.evaluation.result import Score
+from ringattn.evaluation.samples import Case, Sample
+from ringattn.training.loss import IGNORE
+from ringattn.training.reader import SequenceReader
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """score: the fraction of answers that are right. loss: mean of the answers' tokens, in nats. written: the tokens
+    that the model puts in the place of each answer (of all of them, when decoded)."""
+
+    score: float
+    loss: float
+    written: tuple[np.ndarray, ...]
+
+
+def score_cases(
+    reader: SequenceReader,
+    cases: Sequence[Case],
+    *,
+    samples: int,
+    batch_tokens: int,
+    greedy: bool,
+    text: Callable[[np.ndarray], str],
+    say: Callable[[str], None],
+) -> list[Score]:
+    """A score for each case, from `samples` samples. Collective; the same on each rank. text: tokens as text."""
+    found: dict[int, list[tuple[Sample, _Outcome]]] = {number: [] for number in range(len(cases))}
+    asked = [(number, sample) for number in range(len(cases)) for sample in range(samples)]
+    asked.sort(key=lambda one: (cases[one[0]].task, cases[one[0]].length))
+    for batch in _batches(asked, lambda one: cases[one[0]].length, batch_tokens):
+        rows = [cases[number].make(sample) for number, sample in batch]
+        of_text = greedy and cases[batch[0][0]].text
+        outcomes = _decoded(reader, rows, text) if of_text else _taught(reader, rows)
+        for (number, _), row, outcome in zip(batch, rows, outcomes):
+            found[number].append((row, outcome))
+        last = cases[batch[-1][0]]
+        if all(len(found[number]) == samples for number, c in enumerate(cases) if _alike(c, last)):
+            scores = [o.score for number, c in enumerate(cases) if _alike(c, last) for _, o in found[number]]
+            say(f"{last.task} at {last.length:,} tokens: {100 * float(np.mean(scores)):.1f} %")
+    return [_score(case, found[number], text) for number, case in enumerate(cases)]
+
+
+def _alike(one: Case, other: Case) -> bool:
+    return (one.task, one.length) == (other.task, other.length)
+
+
+def _batches(
+    asked: Sequence[tuple[int, int]], length: Callable[[tuple[int, int]], int], tokens: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Neighbours of one length, together up to so many tokens, one at least."""
+    batch: list[tuple[int, int]] = []
+    for one in asked:
+        if batch and (length(one) != length(batch[0]) or (len(batch) + 1) * length(one) > tokens):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def _taught(reader: SequenceReader, rows: Sequence[Sample]) -> list[_Outcome]:
+    """One pass with all answers given."""
+    tokens = np.stack([row.tokens for row in rows])
+    targets = np.full_like(tokens, IGNORE)
+    for number, row in enumerate(rows):
+        for start, stop in row.answers:
+            targets[number, start - 1 : stop - 1] = row.tokens[start:stop]
+    predicted, losses = (
+        found.cpu().numpy() for found in reader.predictions(TokenSequence(inputs=tokens, targets=targets))
+    )
+    outcomes = []
+    for number, row in enumerate(rows):
+        written = tuple(predicted[number, start - 1 : stop - 1] for start, stop in row.answers)
+        right = [np.array_equal(w, row.tokens[start:stop]) for w, (start, stop) in zip(written, row.answers)]
+        lost = np.concatenate([losses[number, start - 1 : stop - 1] for start, stop in row.answers])
+        outcomes.append(_Outcome(float(np.mean(right)), float(lost.mean()), written))
+    return outcomes
+
+
+def _decoded(reader: SequenceReader, rows: Sequence[Sample], text: Callable[[np.ndarray], str]) -> list[_Outcome]:
+    """Decoded from the prompt on, as many tokens as the sample has behind it."""
+    taught = _taught(reader, rows)
+    tokens = np.stack([row.tokens for row in rows])
+    after = decode(reader, tokens, [(row.prompt, tokens.shape[1]) for row in rows])
+    outcomes = []
+    for number, row in enumerate(rows):
+        written = after[number, row.prompt :]
+        shown = text(written)
+        right = [text(row.tokens[start:stop]).strip() in shown for start, stop in row.answers]
+        outcomes.append(_Outcome(float(np.mean(right)), taught[number].loss, (written,)))
+    return outcomes
+
+
+def _score(case: Case, found: Sequence[tuple[Sample, _Outcome]], text: Callable[[np.ndarray], str]) -> Score:
+    scores = np.array([outcome.score for _, outcome in found])
+    error = float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else None
+    sample, outcome = found[0]
+    return Score(
+        task=case.task,
+        name=case.name,
+        place=case.place,
+        length=case.length,
+        samples=len(scores),
+        score=float(scores.mean()),
+        standard_error=error,
+        loss=float(np.mean([one.loss for _, one in found])),
+        expected=" | ".join(text(sample.tokens[start:stop]).strip() for start, stop in sample.answers[:12]),
+        written=" | ".join(text(tokens).strip() for tokens in outcome.written[:12]),
+    )
