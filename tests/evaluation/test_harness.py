@@ -107,6 +107,7 @@ def run(rank, words):
     return command.run(config, reader_of(config.folder))
 
 
+@pytest.mark.slow
 def test_a_task_of_one_s_own_runs(folder, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
