@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from ringattn.training.tokenizer import save_tokenizer, train_bpe
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ringattn.data.tokenizer import save_tokenizer, train_bpe
 from ringattn.models.load import new_llama
 from ringattn.planner.architecture import Architecture
 
@@ -30,7 +30,7 @@ def random_model(folder: Path) -> Path:
         for parameter in model.parameters():
             parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
     model.save_pretrained(folder)
-    save_tokenizer(train_bpe(TEXT, SIZES.vocabulary), folder)
+    save_tokenizer(train_bpe([TEXT], SIZES.vocabulary).tokenizer, folder)
     return folder
 
 

@@ -126,7 +126,7 @@ def _make_reader(
     """The model on this rank, and what is to be said of it."""
     transformers_logging.disable_progress_bar()
     chosen = config.model
-    model = load_model(config.folder, rope_scaling=chosen.rope_scaling, length=max(config.lengths))
+    model = load_model(config.folder, rope_scaling=chosen.rope_scaling, length=max(config.token_lengths))
     notes = _notes(config, model)
     if sp.rank == 0:
         for note in notes:

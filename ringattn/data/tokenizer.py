@@ -75,6 +75,12 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     Raises:
         ValueError: there is no fast tokenizer, or it names no end-of-text token.
     """
+    tokenizer = read_tokenizer(folder)
+    return TextTokenizer(tokenizer, _end_of_text(tokenizer, folder))
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The `tokenizer.json` of a Hugging Face model or tokenizer folder. ValueError where there is none."""
     path = folder / FILE
     if not path.is_file():
         raise ValueError(
@@ -88,7 +94,7 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     # A saved tokenizer may say that inputs are cut or filled up to some length.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TextTokenizer(tokenizer, _end_of_text(tokenizer, folder))
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -18,7 +18,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ringattn.data.sequence import Sequence as TokenSequence
-from ringattn.data.tokenizer import load_tokenizer
+from ringattn.data.tokenizer import read_tokenizer
 from ringattn.evaluation.greedy import decode
 from ringattn.training.loss import IGNORE
 from ringattn.training.reader import SequenceReader
@@ -41,7 +41,7 @@ class HarnessModel(TemplateLM):
 
     def __init__(self, reader: SequenceReader, folder: Path, *, max_length: int, batch_tokens: int = 16384) -> None:
         super().__init__()
-        self._reader, self._tokenizer = reader, load_tokenizer(folder).tokenizer
+        self._reader, self._tokenizer = reader, read_tokenizer(folder)
         self.max_length, self._batch_tokens = max_length, batch_tokens
         sizes = reader.model.config.get_text_config()
         end = sizes.eos_token_id

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ringattn.data.text import king_james, read_whole
-from ringattn.data.tokenizer import load_tokenizer
+from ringattn.data.tokenizer import read_tokenizer
 from ringattn.settings.evaluation import TextConfig
 from ringattn.settings.typed import suggest
 
@@ -31,7 +31,7 @@ class Pieces:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder).tokenizer
+        self._tokenizer = read_tokenizer(folder)
         self._anchor = self._tokenizer.encode(_BEFORE, add_special_tokens=False).ids
         with_special = self._tokenizer.encode(_BEFORE).ids
         place = next((i for i in range(len(with_special)) if with_special[i : i + 1] == self._anchor[:1]), 0)
@@ -104,8 +104,8 @@ def read_tokens(data: TextConfig, folder: Path) -> tuple[np.ndarray, np.ndarray,
         text, name = king_james(), "the King James Bible"
         if data.book is not None:
             text, name = book_of(text, data.book), f"{data.book}, King James Bible"
-    [tokens] = load_tokenizer(folder).encode([text])
-    return tokens, Pieces(folder).start, name
+    ids = read_tokenizer(folder).encode(text, add_special_tokens=False).ids
+    return np.array(ids, dtype=np.int64), Pieces(folder).start, name
 
 
 def book_of(text: str, name: str) -> str:

@@ -87,13 +87,13 @@ def test_another_evaluation_stands_in_brackets(made, place):
 def test_positions_that_do_not_reach_are_a_note(made):
     (note,) = made[0].setup.notes
     assert note.startswith("warning: sequences of 700 tokens are longer than the model's 512 positions")
-    assert note.endswith("set model.rope_scaling=yarn model.rope_factor=2")
+    assert note.endswith("set model.rope_scaling=yarn:700")
 
 
 def test_stretched_positions_reach(place):
-    words = ["tasks=recall", "model.rope_scaling=yarn", "model.rope_factor=2", f"out={place / 'yarn'}"]
+    words = ["tasks=recall", "model.rope_scaling=yarn:1024", f"out={place / 'yarn'}"]
     (found,) = run_ranks(1, evaluated, 1, words_of(place, *words), threads=True)
-    assert found.setup.notes == () and found.setup.settings["model"]["rope_scaling"] == "yarn"
+    assert found.setup.notes == () and found.setup.settings["model"]["rope_scaling"] == "yarn:1024"
 
 
 def run(*words, launcher=("ringattn",)):
@@ -148,7 +148,7 @@ def test_what_one_rank_refuses_every_rank_refuses(place):
         (["recall.pairs=4,x"], "recall.pairs are whole numbers above 0 with commas between, got '4,x'"),
         (["data.book=Ruth"], "data.book chooses a book of the King James Bible, and data.path="),
         (["tasks=harness"], "tasks=harness goes with harness.tasks"),
-        (["model.rope_scaling=yarn"], "RoPE scaling takes a kind and a factor above 1"),
+        (["model.rope_scaling=yarm"], "Did you mean 'yarn'?"),
         (["compare=nowhere"], "an earlier evaluation is read from its result.json, but nowhere is not there"),
         (["processes=3"], "processes=3 is for starting them here, but 2 are started already"),
     ],
