@@ -22,7 +22,7 @@ Groups (group=choice):
 Settings (setting=value):
 {settings}
 
-Short forms: data.path=FILE (any UTF-8 text), model.path=FOLDER (a Hugging Face checkpoint on this machine).
+Short forms: data.path=FILE (any UTF-8 text), model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name).
 """
 
 
