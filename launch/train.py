@@ -23,7 +23,7 @@ Settings (setting=value):
 {settings}
 
 Short forms: data.path=PATH (text, .jsonl, .parquet, a datasets folder, tokens; a file, a folder or a 'glob*'),
-model.path=FOLDER (a Hugging Face checkpoint on this machine).
+model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name), resume=auto (go on in run.folder).
 """
 
 
