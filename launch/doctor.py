@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
             f"`ringattn doctor` takes no arguments, got {arguments[0]!r}: leave it out; --links alone takes some, see "
             "`ringattn doctor --help`."
         )
-    findings = [*machine(), *torch_findings(), *packages()]
+    findings = [*machine(), *torch_findings(), *packages(), *build_locks()]
     width = max(len(name) for name, _, _ in findings)
     for name, works, what in findings:
         print(f"{'ok' if works else '--'}  {name.ljust(width)}  {what}")
@@ -103,3 +103,13 @@ def packages() -> list[Finding]:
         except PackageNotFoundError:
             findings.append((name, False, f"not installed ({use})"))
     return findings
+
+
+def build_locks() -> list[Finding]:
+    """Locks that stopped compilations left: DeepSpeed would wait for them without a word."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("deepspeed") is None:
+        return []
+    from ringattn.training.build_locks import build_folders, stale_locks
+
+    locks = [lock for folder in build_folders() for lock in stale_locks(folder)]
+    return [("build lock", False, f"{lock}: left by a stopped compilation, remove it") for lock in locks]

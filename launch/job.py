@@ -37,6 +37,7 @@ from ringattn.report.picture import draw_run
 from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
+from ringattn.training.build_locks import build_folder, check_build_locks
 from ringattn.training.checkpoint import newest, save_checkpoint, verify
 from ringattn.training.engine import Engine, TorchEngine
 from ringattn.training.loop import Position, Rows, train
@@ -284,11 +285,11 @@ def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, d
     )
     if stage is None:
         return TorchEngine(reader, config.optimizer, steps=trainer.steps, accumulation=trainer.accumulation)
-    from ringattn.training.zero import ZeroEngine, check_build_locks, zero_settings
+    from ringattn.training.zero import ZeroEngine, zero_settings
 
     # A folder of our own: a lock that another program left in the shared one would be waited for.
-    builds = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache/ringattn/torch_extensions")))
-    check_build_locks(builds)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(build_folder())
+    check_build_locks(build_folder())
     settings = zero_settings(
         config.deepspeed, accumulation=trainer.accumulation, clip=config.optimizer.clip, bfloat16=in_engine
     )
@@ -324,8 +325,9 @@ def build_model(config: RunConfig) -> Any:
 
 def describe(config: RunConfig, model: PreTrainedModel, device: torch.device, tokens: int) -> str:
     """The first line of a run."""
-    weights = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    # At ZeRO stage 3 a weight itself is empty, and knows how large it is.
+    sizes = [(getattr(p, "ds_numel", p.numel()) / 1e6, p.requires_grad) for p in model.parameters()]
+    weights, trained = sum(size for size, _ in sizes), sum(size for size, moves in sizes if moves)
     share = "" if trained == weights else f" ({trained:.2f} M trained)"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return (

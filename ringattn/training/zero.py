@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +28,6 @@ from ringattn.training.optimizer import learning_rate_factor, trained_parameters
 from ringattn.training.reader import SequenceReader
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-# A compiler runs in the folder of what it builds; before and after it the lock is held for a moment.
-STALE_SECONDS = 60.0
 
 
 def zero_settings(
@@ -241,33 +237,3 @@ def _import_deepspeed() -> Any:
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed
-
-
-def check_build_locks(folder: Path) -> None:
-    """DeepSpeed compiles operators into `folder` when it starts. A process that was killed meanwhile leaves a lock, for
-    which every later one waits without a word.
-
-    Raises:
-        ValueError: a lock that nobody can be holding any more.
-    """
-    for lock in folder.glob("**/lock"):
-        age = time.time() - lock.stat().st_mtime
-        if age > STALE_SECONDS and not _is_built_in(lock.parent):
-            raise ValueError(
-                f"DeepSpeed would wait for ever for {lock}, left {age / 60:.0f} minutes ago by a process that was "
-                "stopped while it compiled an operator: remove that file, then start again."
-            )
-
-
-def _is_built_in(folder: Path) -> bool:
-    """Whether a process of this machine works in the folder; true where that can't be seen."""
-    processes = Path("/proc")
-    if not processes.is_dir():
-        return True
-    for place in processes.glob("[0-9]*/cwd"):
-        try:
-            if place.resolve() == folder.resolve():
-                return True
-        except OSError:
-            continue
-    return False
