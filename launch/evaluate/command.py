@@ -48,7 +48,8 @@ def run(arguments: Sequence[str]) -> int:
     config = read(arguments)
     read_other(config)
     folder = out_folder(config, stamp=time.strftime("%Y%m%d-%H%M%S"))
-    words = [word for word in arguments if not word.startswith("out=")]
+    words = [word for word in arguments if word.partition("=")[0] not in ("out", "model", "model.path")]
+    words.append(f"model.path={config.folder}")
     typed = f"ringattn eval {shlex.join(arguments)}"
     ranks = config.launcher.processes
     command = [sys.executable, "-m", "ringattn.launch.agent", "--standalone", f"--nproc-per-node={ranks}"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ringattn.launch.evaluate.harness import check_installed
+from ringattn.launch.plan import shipped_path
 from ringattn.launch.words import aligned, mapping, rows
 
 from ringattn.evaluation.result import Evaluation
-from ringattn.planner.architecture import read_config
+from ringattn.models.source import locate
 from ringattn.report import evaluation_json
 from ringattn.settings.evaluation import (
     EvaluationConfig,
@@ -24,6 +26,7 @@ from ringattn.settings.parallel import ScheduleConfig
 from ringattn.settings.typed import build
 
 _SHORT_FORMS = {
+    "model": "model.path",
     "processes": "launcher.processes",
     "device": "launcher.device",
     "threads": "launcher.threads",
@@ -45,7 +48,9 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
             )
     config = build(EvaluationConfig, found)
     check(config)
-    read_config(config.folder)
+    # Whatever the model is named by, each rank reads a folder.
+    path = str(config.model.path)
+    config = replace(config, model=replace(config.model, path=str(locate(shipped_path(path) or path))))
     if config.harness.tasks is not None:
         check_installed()
     return config
@@ -60,7 +65,8 @@ def help_text() -> str:
     """The settings with their meanings and defaults."""
     scheduled, started = ScheduleConfig(), LauncherConfig()
     found = [
-        ("model.path", "", "the checkpoint folder to evaluate; all settings of `model` in docs/training.md serve"),
+        ("model.path", "", "the model: a checkpoint folder, a GGUF file, a hub name; or model=smollm2_135m"),
+        ("model.rope_scaling", "null", "stretch its positions first: yarn:16384, see docs/models.md"),
         *rows(EvaluationConfig),
     ]
     for group, cls in (
