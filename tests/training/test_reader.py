@@ -63,7 +63,7 @@ def together(rank, models, sequences):
     gradients = gradients_of(model)
     for tensor in (total, *gradients.values()):
         dist.all_reduce(tensor)
-    return total, gradients, [reader.sequence_losses(sequence) for sequence in sequences]
+    return total, gradients, [reader.sequence_losses(sequence)[0] for sequence in sequences]
 
 
 @pytest.mark.parametrize(("packing", "world"), [("documents", 2), ("single", 3)])
@@ -84,3 +84,22 @@ def test_an_epoch_over_ranks_is_the_documents_by_themselves(tmp_path, packing, w
         # Evaluation reports single losses in fp32; sequences shorter than the ranks need were filled up.
         assert [len(losses) for losses in each] == [sequence.length for sequence in sequences]
         assert float(sum(losses.double().sum() for losses in each)) == pytest.approx(float(loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_what_checkpointing_keeps_may_wait_on_the_host(tmp_path, offload, monkeypatch):
+    """The same loss and gradients, and everything that autograd saves goes through the host's memory."""
+    sequences = [data_of(tmp_path, "documents").sequence(0)]
+    moved = []
+    keep = torch.autograd.graph.save_on_cpu
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", lambda **how: moved.append(how) or keep(**how))
+    plain, kept = make_model("llama"), make_model("llama")
+    found = []
+    for model, options in ((plain, {}), (kept, {"offload": offload})):
+        sp = ringattn.SequenceParallel()
+        own = ringattn.parallelize(model, sp, gradient_checkpointing=True)
+        loss = SequenceReader(own, sp, device=torch.device("cpu"), chunk=5, **options).loss_sum(sequences[0])
+        loss.backward()
+        found.append((loss.detach(), gradients_of(own)))
+    assert len(moved) == offload
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)

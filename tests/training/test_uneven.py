@@ -16,9 +16,10 @@ from ringattn.data.token_data import open_data
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.run import from_mapping
 from ringattn.settings.trainer import TrainerConfig
+from ringattn.training.engine import TorchEngine
 from ringattn.training.loop import Rows, train
-from ringattn.training.optimizer import Optimizer
 from ringattn.training.reader import SequenceReader
+from ringattn.training.watchdog import Watchdog
 
 LENGTH = 16
 
@@ -41,17 +42,18 @@ def losses(rank, models, folder, degree):
     sp = ringattn.SequenceParallel(group=groups[rank // degree])
     model = ringattn.parallelize(models[rank], sp)
     reader = SequenceReader(model, sp, device=torch.device("cpu"), chunk=5)
+    optimizer = OptimizerConfig(name="adamw", learning_rate=0.01)
     recorder = Losses()
-    train(
-        reader,
-        Optimizer(model, OptimizerConfig(name="adamw", learning_rate=0.01), steps=3),
-        open_data(folder, seed=0, length=LENGTH),
-        trainer=TrainerConfig(steps=3, sequence_length=LENGTH, accumulation=accumulation),
-        clip=1.0,
-        rows=Rows(number=number, index=rank // degree),
-        recorder=recorder,
-        save=lambda step: None,
-    )
+    with Watchdog(rank, sp.counter, seconds=0) as watchdog:
+        train(
+            TorchEngine(reader, optimizer, steps=3, accumulation=accumulation),
+            open_data(folder, seed=0, length=LENGTH),
+            trainer=TrainerConfig(steps=3, sequence_length=LENGTH, accumulation=accumulation),
+            rows=Rows(number=number, index=rank // degree),
+            recorder=recorder,
+            save=lambda position: None,
+            watchdog=watchdog,
+        )
     return recorder.found
 
 
