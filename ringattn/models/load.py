@@ -5,6 +5,7 @@ Nothing is downloaded, no code of a folder's is run, and no pickle is opened.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,11 @@ def new_llama(architecture: Architecture, *, seed: int) -> PreTrainedModel:
     return model
 
 
+# While it loads, transformers replaces functions of torch for the whole process; of two threads the later one would
+# keep the other's replacements for ever.
+_LOADING = threading.Lock()
+
+
 def load_model(
     folder: Path, *, rope_scaling: str | None = None, length: int | None = None, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
@@ -78,7 +84,7 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if rope_scaling is not None:
         stretch_positions(config, rope_scaling, length=length)
-    with _said_of(folder):
+    with _said_of(folder), _LOADING:
         model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
             folder,
             config=config,

@@ -1,6 +1,7 @@
 """New and loaded models: sizes, seeds, safetensors only."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -96,3 +97,15 @@ def test_quantized_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"those of .* are quantized \(awq\)"):
         load_model(tmp_path)
+
+
+def test_threads_that_load_at_once_leave_transformers_as_it_was(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=16, tie_word_embeddings=True, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(lambda _: load_model(tmp_path), range(8)))
+    made = LlamaForCausalLM(config)
+    for model in (*loaded, made):
+        assert not any(parameter.is_meta for parameter in model.parameters())
+        assert model.lm_head.weight is model.model.embed_tokens.weight
