@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ringattn.models.load import load_model, new_llama
 from ringattn.planner.architecture import Architecture
