@@ -19,6 +19,8 @@ from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
+from ringattn.settings.hosts import read_hostfile
+from ringattn.settings.launcher import num_ranks
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, from_mapping
 from ringattn.settings.typed import keys, suggest
@@ -30,7 +32,10 @@ IMPLIED = {
 }
 
 # Words of their own that stand for a setting.
-SHORT = {"resume": "run.resume"}
+SHORT = {"resume": "run.resume", "launcher.submit": "launcher.slurm.submit"}
+
+# Settings whose value may hold commas, which Hydra takes for a choice between several.
+LISTS = ("launcher.hosts",)
 
 # Folders beside the groups that hold files of another kind: descriptions of clusters, for planning.
 NO_GROUPS = ("cluster",)
@@ -55,7 +60,7 @@ def groups() -> dict[str, list[str]]:
 def compose(overrides: Sequence[str], *, world: int | None = None, now: float | None = None) -> RunConfig:
     """The configuration that `overrides` (Hydra's `key=value` and `group=choice`) make.
 
-    `world` is the number of ranks where a launcher has started them already (null: launcher.processes), `now`
+    `world` is the number of ranks where a launcher has started them already (null: those of the settings), `now`
     the time in seconds that an unnamed run folder is called after.
 
     Raises:
@@ -82,7 +87,7 @@ def compose(overrides: Sequence[str], *, world: int | None = None, now: float | 
         ) from error
     _fill(values, now=time.time() if now is None else now)
     config = from_mapping(values)
-    _check_against_machine(config, world=config.launcher.processes if world is None else world)
+    _check_against_machine(config, world=num_ranks(config.launcher) if world is None else world)
     return config
 
 
@@ -109,7 +114,7 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
             if value not in ("null", ""):
                 implied = IMPLIED.get(plain, {}).items()
                 result[:0] = [f"{group}={choice}" for group, choice in implied if group not in given]
-            result.append(f"{plain}={value}")
+            result.append(f"{plain}='{value}'" if plain in LISTS and _is_bare_list(value) else f"{plain}={value}")
         elif any(key.startswith(f"{plain}.") for key in known_keys):
             inside = [key for key in known_keys if key.startswith(f"{plain}.")]
             raise ValueError(f"{plain} is a group of settings, got {override!r}: set one of {', '.join(inside)}.")
@@ -119,6 +124,10 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
                 "See `ringattn train --help`."
             )
     return result
+
+
+def _is_bare_list(value: str) -> bool:
+    return bool(set(",[]:") & set(value)) and not value.startswith(("'", '"'))
 
 
 def _group_choice(group: str, choice: str, choices: list[str]) -> str:
@@ -137,10 +146,16 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
     run = values["run"]
     if run["folder"] is None:
         run["folder"] = f"runs/{run['name']}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
-    for place in (run, values["model"], values["data"]):
-        key = "folder" if place is run else "path"
+    launcher = values["launcher"]
+    places = [(run, "folder"), (values["model"], "path"), (values["data"], "path"), (launcher, "hostfile")]
+    for place, key in places:
         if place[key] is not None:
             place[key] = str(Path(str(place[key])).expanduser().absolute())
+    if launcher["hostfile"] is not None:
+        if launcher["hosts"] is not None:
+            raise ValueError("launcher.hosts and launcher.hostfile both name the hosts, got both: write one of them.")
+        # Workers and the frozen configuration need no file beside them.
+        launcher["hosts"] = ",".join(map(str, read_hostfile(Path(launcher["hostfile"]))))
     named = values["schedule"]["cluster"]
     if named is not None and Path(str(named)).is_file():
         values["schedule"]["cluster"] = str(Path(str(named)).absolute())

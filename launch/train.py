@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ringattn.settings.run import RunConfig
+
 HELP = """\
 usage: ringattn train [--dry-run] [group=choice ...] [setting=value ...]
 
@@ -50,25 +52,38 @@ def run(arguments: Sequence[str]) -> int:
     from ringattn.launch.compose import compose
 
     config = compose(overrides)
-    from ringattn.launch.run_folder import check_free, freeze
-    from ringattn.launch.workers import command, start
+    from ringattn.launch.run_folder import check_free
 
-    check_free(config)
     if "--dry-run" in options:
+        check_free(config)
         from ringattn.launch.dry_run import describe
 
         print(describe(config))
         return 0
+    if config.launcher.kind == "local":
+        return start_here(config)
+    from ringattn.launch.several import start_on_this_host
+
+    return start_on_this_host(config, overrides)
+
+
+def start_here(config: RunConfig) -> int:
+    """Freeze the run and start its workers on this machine; the exit code."""
+    from ringattn.launch.launchers import command
+    from ringattn.launch.run_folder import freeze
+    from ringattn.launch.workers import outcome, start
+
     folder, digest = freeze(config)
     print(f"run folder {folder}", file=sys.stderr, flush=True)
-    return start(command(config, folder, digest), threads=config.launcher.threads, processes=config.launcher.processes)
+    launcher = config.launcher
+    code = start(command(config, folder, digest), threads=launcher.threads, processes=launcher.processes)
+    return outcome(code, folder, config.trainer.steps)
 
 
 def help_text() -> str:
     """Groups and settings with their defaults, from the groups' files and the typed configuration."""
     from ringattn.launch.compose import groups
 
-    from ringattn.settings.run import RunConfig
     from ringattn.settings.typed import keys
 
     width = max(map(len, groups()))

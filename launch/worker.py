@@ -1,5 +1,7 @@
-"""One worker process: `torchrun ... -m ringattn.launch.worker RUN_FOLDER DIGEST`. People type `ringattn
+"""One worker process: `torchrun ... -m ringattn.launch.worker RUN_FOLDER DIGEST [FIRST]`. People type `ringattn
 train`.
+
+FIRST is the rank of the host's first worker where the launcher numbers hosts in an order of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one sentence where a user can put something right."""
-    folder, digest = arguments if arguments is not None else sys.argv[1:]
+    folder, digest, *first = arguments if arguments is not None else sys.argv[1:]
+    if first:
+        os.environ["RANK"] = str(int(first[0]) + int(os.environ["LOCAL_RANK"]))
     from ringattn.launch.failure import one_sentence
     from ringattn.launch.job import work
 
