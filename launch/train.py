@@ -62,6 +62,10 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if config.launcher.kind == "local":
         return start_here(config)
+    if config.launcher.kind == "slurm":
+        from ringattn.launch.slurm import submit
+
+        return submit(config)
     from ringattn.launch.several import start_on_this_host
 
     return start_on_this_host(config, overrides)
