@@ -29,12 +29,16 @@ def again(overrides: Sequence[str]) -> list[str]:
     Raises:
         ValueError: the run folder has no name of its own to be found by.
     """
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+    if _starts_before() == 0:
         return list(overrides)
     if not any(word.startswith("run.folder=") for word in overrides):
         raise ValueError("a run that is started again goes on in its run folder: name it with run.folder=...")
     kept = [word for word in overrides if word.partition("=")[0] not in ("run.overwrite", "run.resume", "resume")]
     return [*kept, "run.resume=auto"]
+
+
+def _starts_before() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def join(overrides: Sequence[str]) -> int:
@@ -44,6 +48,8 @@ def join(overrides: Sequence[str]) -> int:
         ValueError: a mistake in the configuration, on rank 0; the other ranks leave with exit code 2.
     """
     store, rank, world = next(dist.rendezvous("env://"))
+    # torch's agent may keep one store for all starts of the workers; what an earlier start left in it is stale.
+    store = dist.PrefixStore(f"start-{_starts_before()}", store)
     if rank == 0:
         try:
             # The world is the launcher's to choose: what torchrun started is what there is.

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ringattn.settings.launcher import hosts_of
+from ringattn.settings.launcher import LauncherConfig, hosts_of
 from ringattn.settings.run import RunConfig
 
 HOSTFILE = "hostfile"
@@ -66,13 +66,20 @@ def commands(config: RunConfig, folder: Path, digest: str) -> list[str]:
         from ringattn.launch.slurm import script
 
         return ["script:\n" + script(config, folder, digest).rstrip()]
+    chosen = {**agent_environment(config.launcher), **network(config.launcher.interface)}
+    setting = [f"{name}={value}" for name, value in chosen.items()]
     if config.launcher.kind == "local":
-        return ["command: " + shlex.join(command(config, folder, digest))]
-    setting = [f"{name}={value}" for name, value in network(config.launcher.interface).items()]
+        return ["command: " + shlex.join([*setting, *command(config, folder, digest)])]
     return [
         f"command on {host.name} (node {node}): " + shlex.join([*setting, *command(config, folder, digest, node=node)])
         for node, host in enumerate(hosts_of(config.launcher))
     ]
+
+
+def agent_environment(launcher: LauncherConfig) -> dict[str, str]:
+    """torch's agent keeps one store for all starts of the workers, in which gloo would find the addresses of the ranks
+    that died: with this, each start gets a store of its own."""
+    return {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if launcher.restarts and launcher.kind != "deepspeed" else {}
 
 
 def network(interface: str | None) -> Mapping[str, str]:

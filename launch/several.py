@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ringattn.launch.launchers import check_installed, command, network, write_hostfile
+from ringattn.launch.launchers import agent_environment, check_installed, command, network, write_hostfile
 from ringattn.launch.meeting import guest, meet
 from ringattn.launch.place import interface_of, node_rank
 from ringattn.launch.run_folder import check_free, freeze
@@ -61,7 +61,7 @@ def start_on_this_host(config: RunConfig, overrides: Sequence[str]) -> int:
             command(config, folder, prepared.digest, node=node),
             threads=launcher.threads,
             processes=hosts[node].slots,
-            network=chosen_network(launcher.interface, prepared.own_address),
+            variables=agent_environment(launcher) | chosen_network(launcher.interface, prepared.own_address),
             ask=True,
         )
         code = outcome(code, folder, config.trainer.steps)

@@ -1,9 +1,9 @@
 """A SLURM job: the run is frozen when it is submitted, and each start of the job goes on in the same run folder.
 
-The job has one task a host, which calls torchrun as on any several hosts. Asked to leave (SIGUSR1 before the time limit,
-by `--signal`), the ranks save, the task ends with `workers.STOPPED`, and the script puts the job back into the queue.
-Where SLURM itself takes the hosts back (preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, upon which
-the ranks save as well, and requeues the job by itself.
+The job has one task a host, which calls torchrun as on any several hosts. Asked to leave (SIGUSR1 before the time
+limit, by `--signal`), the ranks save, the task ends with `workers.STOPPED`, and the script puts the job back into the
+queue. Where SLURM itself takes the hosts back (preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, upon
+which the ranks save as well, and requeues the job by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ringattn.launch.launchers import WORKER, rendezvous
+from ringattn.launch.launchers import WORKER, agent_environment, rendezvous
 from ringattn.launch.run_folder import CONFIG_FILE, check_free, freeze
 from ringattn.launch.several import chosen_network
 from ringattn.launch.workers import STOPPED, outcome, start
@@ -128,8 +128,8 @@ def task(folder: Path, digest: str) -> int:
         *("-m", WORKER, str(folder), digest, str(node * launcher.processes)),
     ]
     # gloo looks up the name of the host by itself, which SLURM's hosts have.
-    network = chosen_network(launcher.interface, None)
-    code = start(command, threads=launcher.threads, processes=launcher.processes, network=network, ask=True)
+    variables = agent_environment(launcher) | chosen_network(launcher.interface, None)
+    code = start(command, threads=launcher.threads, processes=launcher.processes, variables=variables, ask=True)
     return outcome(code, folder, config.trainer.steps)
 
 

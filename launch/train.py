@@ -73,14 +73,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def start_here(config: RunConfig) -> int:
     """Freeze the run and start its workers on this machine; the exit code."""
-    from ringattn.launch.launchers import command
+    from ringattn.launch.launchers import agent_environment, command
     from ringattn.launch.run_folder import freeze
     from ringattn.launch.workers import outcome, start
 
     folder, digest = freeze(config)
     print(f"run folder {folder}", file=sys.stderr, flush=True)
     launcher = config.launcher
-    code = start(command(config, folder, digest), threads=launcher.threads, processes=launcher.processes)
+    code = start(
+        command(config, folder, digest),
+        threads=launcher.threads,
+        processes=launcher.processes,
+        variables=agent_environment(launcher),
+    )
     return outcome(code, folder, config.trainer.steps)
 
 

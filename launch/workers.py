@@ -40,19 +40,19 @@ def start(
     *,
     threads: int | None,
     processes: int,
-    network: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
     ask: bool = False,
 ) -> int:
     """Run the agent to its end and return its exit code, 128 + the signal's number after SIGINT or SIGTERM.
 
     SIGINT and SIGTERM are passed on to the agent as SIGTERM; or, with `ask`, the workers are asked to leave first, as
     SIGUSR1 always does: on several hosts all of them must leave in the same step. What has not ended after
-    `GRACE_SECONDS`, or at a second signal to `ask`, is killed. network: environment beside this process's own.
+    `GRACE_SECONDS`, or at a second signal to `ask`, is killed. variables: environment beside this process's own.
     """
     previous = {signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN)}
     agent = subprocess.Popen(
         arguments,
-        env=environment(threads=threads, processes=processes) | {**(network or {})},
+        env=environment(threads=threads, processes=processes) | {**(variables or {})},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
