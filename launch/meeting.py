@@ -134,7 +134,7 @@ def _disagreement(me: Guest, other: Guest, present: dict[int, socket.socket]) ->
         mine, theirs = (f"{len(g.hosts)} ({', '.join(g.hosts)})" for g in (me, other))
         return (
             f"all hosts must name the same hosts in the same order, but node 0 names {mine} and node "
-            f"{other.node_rank} {theirs}: give all of them the same launcher.hosts or hostfile."
+            f"{other.node_rank} names {theirs}: give all of them the same launcher.hosts or hostfile."
         )
     if other.node_rank in present or other.node_rank == 0:
         return (

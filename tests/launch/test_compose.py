@@ -42,7 +42,8 @@ def test_every_choice_of_every_group_composes(group, tmp_path):
     (model / "config.json").write_text(
         json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
     )
-    needs = {"model=folder": [f"model.path={model}"], "data=file": ["data.path=text.txt"]}
+    needs = {"launcher=torchrun": ["launcher.hosts=a"], "launcher=deepspeed": ["launcher.hosts=a"]}
+    needs |= {"model=folder": [f"model.path={model}"], "data=file": ["data.path=text.txt"]}
     for choice in groups()[group]:
         word = f"{group}={choice}"
         assert compose([word, *needs.get(word, [])]).trainer.steps > 0
