@@ -142,10 +142,13 @@ def _disagreement(me: Guest, other: Guest, present: dict[int, socket.socket]) ->
             "launcher.node_rank."
         )
     if other.words != me.words:
-        mine, theirs = set(me.words) - set(other.words), set(other.words) - set(me.words)
+        only_here, only_there = (
+            " ".join(sorted(set(one.words) - set(another.words))) or "nothing"
+            for one, another in ((me, other), (other, me))
+        )
         return (
-            f"all hosts are given the same settings, but node 0 has {' '.join(sorted(mine)) or 'nothing'} where node "
-            f"{other.node_rank} has {' '.join(sorted(theirs)) or 'nothing'}: type the same command on each."
+            f"all hosts are given the same settings, but node 0 has {only_here} where node {other.node_rank} has "
+            f"{only_there}: type the same command on each."
         )
     if other.attempt != me.attempt:
         return (

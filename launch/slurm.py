@@ -2,7 +2,7 @@
 
 The job has one task a host, which calls torchrun as on any several hosts. Asked to leave (SIGUSR1 before the time
 limit, by `--signal`), the ranks save, the task ends with `workers.STOPPED`, and the script puts the job back into the
-queue. Where SLURM itself takes the hosts back (preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, upon
+queue. Where SLURM itself takes the hosts back (preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, at
 which the ranks save as well, and requeues the job by itself.
 """
 
