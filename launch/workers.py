@@ -5,14 +5,15 @@ its own, so that Ctrl-C reaches it once, from here, and not a second time from t
 terminal: nobody would see a question that it asks.
 
 SIGUSR1 asks the workers themselves to save and leave after the step in progress: the agent then sees a good end, and
-starts nothing again. Agents and workers ignore SIGUSR1 until a worker listens, so that an early one kills nobody; it is
-repeated until it is heard.
+starts nothing again. Agents and workers ignore it until a worker listens, and each gets it once, when it does: Python
+stops listening before a process ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -24,7 +25,6 @@ from ringattn.launch.launchers import WORKER
 
 GRACE_SECONDS = 20.0
 STOPPED = 75  # EX_TEMPFAIL of sysexits(3): saved, and to be started again
-_AGAIN_SECONDS = 1.0
 
 
 def environment(*, threads: int | None, processes: int) -> dict[str, str]:
@@ -82,7 +82,8 @@ def outcome(code: int, folder: Path, steps: int) -> int:
 
 
 def _wait(agent: subprocess.Popen[bytes], received: list[int], asked: list[int], *, ask: bool) -> int:
-    next_time, end = 0.0, float("inf")
+    end = float("inf")
+    told: set[int] = set()
     while time.monotonic() < end:
         try:
             return agent.wait(timeout=0.2)
@@ -92,10 +93,11 @@ def _wait(agent: subprocess.Popen[bytes], received: list[int], asked: list[int],
             end = time.monotonic() + GRACE_SECONDS
         if ask and len(received) > 1:
             break
-        if (asked or (ask and received)) and time.monotonic() >= next_time:
-            next_time = time.monotonic() + _AGAIN_SECONDS
-            for pid in filter(_is_worker, _children(agent.pid)):
-                _kill(pid, signal.SIGUSR1)
+        if asked or (ask and received):
+            for pid in set(_children(agent.pid)) - told:
+                if _is_listening_worker(pid):
+                    told.add(pid)
+                    _kill(pid, signal.SIGUSR1)
     return 1
 
 
@@ -113,11 +115,16 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _is_worker(pid: int) -> bool:
+def _is_listening_worker(pid: int) -> bool:
+    """Whether a process is a worker that takes SIGUSR1 as a request."""
+    process = Path(f"/proc/{pid}")
     try:
-        return WORKER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:4]
+        if WORKER.encode() not in (process / "cmdline").read_bytes().split(b"\0")[:4]:
+            return False
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", (process / "status").read_text(), re.MULTILINE)
     except OSError:
         return False
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _children(pid: int) -> list[int]:
