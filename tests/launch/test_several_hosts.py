@@ -13,19 +13,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-import slurm_bed
-from hosts import Testbed, Topology, needs_hosts
+from hosts import SCRIPTS, Testbed, Topology, needs_hosts
 from kill_ranks import TRAIN, kill_one, lines, wait_for_step, workers
 from ringattn.launch.workers import STOPPED
-from slurm_bed import SlurmBed
+from slurm_bed import SlurmBed, obstacle, processes_of, wait_for
 from tiny_run import tiny_overrides, write_text
 
 from ringattn.training.metrics import read_metrics
 
 SECONDS = 300
-_REASON = slurm_bed.obstacle()
+_REASON = obstacle()
 needs_slurm = pytest.mark.skipif(_REASON is not None, reason=f"no SLURM here: {_REASON}")
 HOSTS = "launcher.hosts=10.77.0.101,10.77.0.102"
 
@@ -54,7 +54,7 @@ def begin_on_both(bed, folder, *more):
 
 
 def said(folder):
-    return "".join(path.read_text()[-4000:] for path in sorted(folder.glob("*.log")))
+    return "".join(path.read_text() for path in sorted(folder.glob("*.log")))
 
 
 def steps(folder):
@@ -189,13 +189,13 @@ def test_a_killed_cluster_leaves_nothing(tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=slurm_bed.__file__.rpartition(os.sep)[0],
+        cwd=SCRIPTS,
     )
-    folder = slurm_bed.Path(process.stdout.readline().strip())
-    assert len(slurm_bed.processes_of(folder)) >= 3
+    folder = Path(process.stdout.readline().strip())
+    assert len(processes_of(folder)) >= 3
     process.kill()
     process.wait()
-    slurm_bed.wait_for(lambda: not folder.exists() and not slurm_bed.processes_of(folder), "it is still there", 30.0)
+    wait_for(lambda: not folder.exists() and not processes_of(folder), "it is still there", 30.0)
 
 
 @needs_slurm
