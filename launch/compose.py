@@ -21,6 +21,8 @@ from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
+from ringattn.settings.hosts import read_hostfile
+from ringattn.settings.launcher import num_ranks
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 from ringattn.settings.run import RunConfig, from_mapping
@@ -33,7 +35,10 @@ IMPLIED = {
 }
 
 # Words of their own that stand for a setting.
-SHORT = {"resume": "run.resume"}
+SHORT = {"resume": "run.resume", "launcher.submit": "launcher.slurm.submit"}
+
+# Settings whose value may hold commas, which Hydra takes for a choice between several.
+LISTS = ("launcher.hosts",)
 
 # Settings of the data group that name files.
 DATA_PATHS = ("path", "held_out_path", "documents")
@@ -61,7 +66,7 @@ def groups() -> dict[str, list[str]]:
 def compose(overrides: Sequence[str], *, world: int | None = None, now: float | None = None) -> RunConfig:
     """The configuration that `overrides` (Hydra's `key=value` and `group=choice`) make.
 
-    `world` is the number of ranks where a launcher has started them already (null: launcher.processes), `now`
+    `world` is the number of ranks where a launcher has started them already (null: those of the settings), `now`
     the time in seconds that an unnamed run folder is called after.
 
     Raises:
@@ -88,7 +93,7 @@ def compose(overrides: Sequence[str], *, world: int | None = None, now: float | 
         ) from error
     _fill(values, now=time.time() if now is None else now)
     config = from_mapping(values)
-    _check_against_machine(config, world=config.launcher.processes if world is None else world)
+    _check_against_machine(config, world=num_ranks(config.launcher) if world is None else world)
     return config
 
 
@@ -117,7 +122,7 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
             if value not in ("null", ""):
                 implied = IMPLIED.get(plain, {}).items()
                 result[:0] = [f"{group}={choice}" for group, choice in implied if group not in given]
-            result.append(f"{plain}={value}")
+            result.append(f"{plain}='{value}'" if plain in LISTS and _is_bare_list(value) else f"{plain}={value}")
         elif any(key.startswith(f"{plain}.") for key in known_keys):
             inside = [key for key in known_keys if key.startswith(f"{plain}.")]
             raise ValueError(f"{plain} is a group of settings, got {override!r}: set one of {', '.join(inside)}.")
@@ -127,6 +132,10 @@ def rewrite(overrides: Sequence[str]) -> list[str]:
                 "See `ringattn train --help`."
             )
     return result
+
+
+def _is_bare_list(value: str) -> bool:
+    return bool(set(",[]:") & set(value)) and not value.startswith(("'", '"'))
 
 
 def _group_choice(group: str, choice: str, choices: list[str]) -> str:
@@ -151,12 +160,18 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
     run = values["run"]
     if run["folder"] is None:
         run["folder"] = f"runs/{run['name']}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
-    model = values["model"]
+    model, launcher = values["model"], values["launcher"]
     if model["path"] is not None:
         model["path"] = str(locate(str(model["path"])))
-    for place, key in ((run, "folder"), *((values["data"], key) for key in DATA_PATHS)):
+    places = [(run, "folder"), (launcher, "hostfile"), *((values["data"], key) for key in DATA_PATHS)]
+    for place, key in places:
         if place[key] is not None:
             place[key] = str(Path(str(place[key])).expanduser().absolute())
+    if launcher["hostfile"] is not None:
+        if launcher["hosts"] is not None:
+            raise ValueError("launcher.hosts and launcher.hostfile both name the hosts, got both: write one of them.")
+        # Workers and the frozen configuration need no file beside them.
+        launcher["hosts"] = ",".join(map(str, read_hostfile(Path(launcher["hostfile"]))))
     named = values["schedule"]["cluster"]
     if named is not None and Path(str(named)).is_file():
         values["schedule"]["cluster"] = str(Path(str(named)).absolute())

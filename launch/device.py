@@ -24,10 +24,15 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", local)
 
 
+def local_world_size() -> int:
+    """Ranks on this host, as torchrun says it or DeepSpeed's launcher; 1 where none of them does."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+
+
 def worker_threads(wanted: int | None) -> int:
     """Threads of one worker: the cores of this machine shared evenly, one at least."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return wanted or max(1, cores // local_world_size())
 
 
 def shared_threads(group: dist.ProcessGroup | None = None) -> int:

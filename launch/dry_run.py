@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from ringattn.launch.workers import command
+from ringattn.launch.launchers import commands
 
 from ringattn.planner.architecture import Architecture, architecture_of, read_config
 from ringattn.planner.choose import AUTO, choose, cluster_for
@@ -14,6 +13,7 @@ from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.report.table import table
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.mask import Mask
+from ringattn.settings.launcher import num_ranks
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, digest, to_yaml
 
@@ -21,17 +21,18 @@ from ringattn.settings.run import RunConfig, digest, to_yaml
 def describe(config: RunConfig) -> str:
     """Configuration, mesh, memory estimate and command."""
     text = to_yaml(config)
-    rows, degree = mesh_shape(config.launcher.processes, config.mesh.sequence_parallel)
-    memory = estimate(architecture(config), training_step(config, degree))
+    world = num_ranks(config.launcher)
+    rows, degree = mesh_shape(world, config.mesh.sequence_parallel)
+    memory = estimate(architecture(config), training_step(config, degree, rows=rows))
     forward, backward = schedules_of(config, degree)
     sections = [
         text.rstrip(),
         f"schedule: {forward} forward, {backward} backward",
-        f"mesh: {rows} data-parallel x {degree} sequence-parallel = {config.launcher.processes} ranks, about "
+        f"mesh: {rows} data-parallel x {degree} sequence-parallel = {world} ranks, about "
         f"{config.trainer.sequence_length / degree:,.0f} tokens a rank",
         f"memory on the fullest rank at its fullest moment, the {memory.moment} (the program itself, about 0.5 GiB, "
         "not counted):\n" + table(["part", "MiB"], [[name, f"{size / 2**20:,.1f}"] for name, size in memory.parts()]),
-        "command: " + shlex.join(command(config, Path(config.run.folder), digest(text))),
+        *commands(config, Path(config.run.folder), digest(text)),
     ]
     return "\n\n".join(sections)
 
@@ -74,8 +75,8 @@ def _first_device() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
 
 
-def training_step(config: RunConfig, ranks: int) -> TrainingStep:
-    """What the memory estimate needs to know of a run."""
+def training_step(config: RunConfig, ranks: int, *, rows: int) -> TrainingStep:
+    """What the memory estimate needs to know of a run on `rows` rows of `ranks` ranks."""
     forward, backward = schedules_of(config, ranks)
     bfloat16, stage = config.trainer.precision == "bfloat16", config.deepspeed.stage or 0
     return TrainingStep(
@@ -94,7 +95,7 @@ def training_step(config: RunConfig, ranks: int) -> TrainingStep:
         keep_attention=config.trainer.keep_attention,
         moments=(1, 2) if config.optimizer.name == "muon" else (2, 2),
         accumulation=config.trainer.accumulation,
-        data_parallel=config.launcher.processes // ranks,
+        data_parallel=rows,
         threads=config.launcher.threads or 1,
     )
 

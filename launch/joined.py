@@ -15,11 +15,30 @@ from pathlib import Path
 
 import torch.distributed as dist
 from ringattn.launch.compose import compose
+from ringattn.launch.device import local_world_size
 from ringattn.launch.failure import one_sentence
 from ringattn.launch.run_folder import freeze
 
 KEY = "ringattn/frozen"
 PATIENCE = timedelta(minutes=30)  # A large text takes a while to tokenize.
+
+
+def again(overrides: Sequence[str]) -> list[str]:
+    """The overrides of this start: after torchrun's agent has started the workers again, the run goes on in its folder.
+
+    Raises:
+        ValueError: the run folder has no name of its own to be found by.
+    """
+    if _starts_before() == 0:
+        return list(overrides)
+    if not any(word.startswith("run.folder=") for word in overrides):
+        raise ValueError("a run that is started again goes on in its run folder: name it with run.folder=...")
+    kept = [word for word in overrides if word.partition("=")[0] not in ("run.overwrite", "run.resume", "resume")]
+    return [*kept, "run.resume=auto"]
+
+
+def _starts_before() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def join(overrides: Sequence[str]) -> int:
@@ -29,10 +48,18 @@ def join(overrides: Sequence[str]) -> int:
         ValueError: a mistake in the configuration, on rank 0; the other ranks leave with exit code 2.
     """
     store, rank, world = next(dist.rendezvous("env://"))
+    # torch's agent may keep one store for all starts of the workers; what an earlier start left in it is stale.
+    store = dist.PrefixStore(f"start-{_starts_before()}", store)
     if rank == 0:
         try:
             # The world is the launcher's to choose: what torchrun started is what there is.
-            config = compose([*overrides, f"launcher.processes={os.environ['LOCAL_WORLD_SIZE']}"], world=world)
+            processes = local_world_size()
+            config = compose([*again(overrides), f"launcher.processes={processes}"], world=world)
+            if config.launcher.kind != "local":
+                raise ValueError(
+                    f"the ranks have been started already, by torchrun or DeepSpeed's launcher, got launcher="
+                    f"{config.launcher.kind}: leave it out, or type plain `ringattn train` on each host."
+                )
             folder, digest = freeze(config)
         except ValueError as error:
             store.set(KEY, json.dumps({"error": str(error)}))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from ringattn.launch.dry_run import architecture, training_step
 
 from ringattn.planner.memory import estimate
+from ringattn.settings.launcher import num_ranks
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig
 from ringattn.training.loop import peak_memory
@@ -32,8 +34,9 @@ def out_of_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
 
 def explain(config: RunConfig, device: torch.device) -> str:
     """One sentence."""
-    _, degree = mesh_shape(config.launcher.processes, config.mesh.sequence_parallel)
-    expected = estimate(architecture(config), training_step(config, degree))
+    world = dist.get_world_size() if dist.is_initialized() else num_ranks(config.launcher)
+    rows, degree = mesh_shape(world, config.mesh.sequence_parallel)
+    expected = estimate(architecture(config), training_step(config, degree, rows=rows))
     parts = sorted(expected.parts()[:-1], key=lambda part: -part[1])
     name, size = parts[0]
     total = expected.parts()[-1][1]

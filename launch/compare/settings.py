@@ -20,7 +20,7 @@ from ringattn.schedule import parse, schedules
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.mask import Mask
-from ringattn.settings.launcher import LauncherConfig
+from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
@@ -60,7 +60,7 @@ class CompareConfig:
     nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
     folder: str | None = setting(None, "where to write; null: runs/compare-DATE-TIME")
     timeout: float = setting(300.0, "seconds after which a rank that does not answer is given up")
-    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    launcher: WorkersConfig = field(default_factory=WorkersConfig)
 
     @property
     def ranks(self) -> int:
@@ -195,6 +195,6 @@ def cluster_of(config: CompareConfig) -> tuple[Cluster | None, str]:
 def help_text() -> str:
     """The settings with their meanings and defaults."""
     found = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun"), *rows(CompareConfig)]
-    found.append(("launcher.device", LauncherConfig().device, "auto, cpu or cuda"))
+    found.append(("launcher.device", WorkersConfig().device, "auto, cpu or cuda"))
     found.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
     return aligned(found)

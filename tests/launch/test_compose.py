@@ -51,6 +51,7 @@ def test_every_choice_of_every_group_composes(group, tmp_path, monkeypatch):
         "data": {key: ["data.path=text.txt"] for key in ("file", *KINDS)},
         "adapter": {"lora": [f"model.path={model}"]},
         "deepspeed": {key: ["optimizer=adamw"] for key in groups()["deepspeed"]},
+        "launcher": {key: ["launcher.hosts=a"] for key in ("torchrun", "deepspeed")},
     }
     for choice in groups()[group]:
         words = needs.get(group, {}).get(choice, [])
