@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ringattn.settings.launcher import hosts_of
 from ringattn.settings.run import RunConfig
 
 MISTAKE = 2
+ENDED_BY_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def start_on_this_host(config: RunConfig, overrides: Sequence[str]) -> int:
@@ -65,7 +67,7 @@ def start_on_this_host(config: RunConfig, overrides: Sequence[str]) -> int:
             ask=True,
         )
         code = outcome(code, folder, config.trainer.steps)
-        if code in (0, STOPPED, MISTAKE) or code > 128:
+        if code in (0, STOPPED, MISTAKE, *ENDED_BY_SIGNAL):
             break
         if attempt + 1 < attempts:
             print(f"a worker died: starting all again, {attempt + 1} of {launcher.restarts}", file=sys.stderr)

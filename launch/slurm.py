@@ -1,9 +1,10 @@
 """A SLURM job: the run is frozen when it is submitted, and each start of the job goes on in the same run folder.
 
 The job has one task a host, which calls torchrun as on any several hosts. Asked to leave (SIGUSR1 before the time
-limit, by `--signal`), the ranks save, the task ends with `workers.STOPPED`, and the script puts the job back into the
-queue. Where SLURM itself takes the hosts back (preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, at
-which the ranks save as well, and requeues the job by itself.
+limit, by `--signal`), the ranks save, the tasks leave the file `again`, and the script puts the job back into the
+queue: by an exit code of its own, one task would make srun end the others. Where SLURM itself takes the hosts back
+(preemption, a host that fails, `scontrol requeue`) it sends SIGTERM, at which the ranks save as well, and requeues the
+job by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ringattn.launch.workers import STOPPED, outcome, start
 from ringattn.settings.run import RunConfig, load
 
 SCRIPT = "job.sh"
+AGAIN = "again"
 _PORTS = 1000  # so many jobs one after another have ports of their own
 
 
@@ -79,6 +81,7 @@ def script(config: RunConfig, folder: Path, digest: str) -> str:
     }
     lines = [f"#SBATCH --{name}={_word(value)}" for name, value in options.items() if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in shlex.split(slurm.options))]
+    again = shlex.quote(str(folder / AGAIN))
     task = shlex.join([sys.executable, "-m", "ringattn.launch.slurm", str(folder), digest])
     return "\n".join(
         [
@@ -87,10 +90,11 @@ def script(config: RunConfig, folder: Path, digest: str) -> str:
             "",
             *([slurm.setup] if slurm.setup else []),
             'echo "start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"',
+            f"rm -f {again}",
             "srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} \\",
             f"    {task}",
             "code=$?",
-            f"if [ $code -eq {STOPPED} ]; then",
+            f"if [ $code -eq 0 ] && [ -e {again} ]; then",
             "    # Saved before the time was over: the rest in another turn.",
             '    scontrol requeue "$SLURM_JOB_ID"',
             "fi",
@@ -130,7 +134,11 @@ def task(folder: Path, digest: str) -> int:
     # gloo looks up the name of the host by itself, which SLURM's hosts have.
     variables = agent_environment(launcher) | chosen_network(launcher.interface, None)
     code = start(command, threads=launcher.threads, processes=launcher.processes, variables=variables, ask=True)
-    return outcome(code, folder, config.trainer.steps)
+    code = outcome(code, folder, config.trainer.steps)
+    if code == STOPPED:
+        (folder / AGAIN).touch()
+        return 0
+    return code
 
 
 def main() -> int:

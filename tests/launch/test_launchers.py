@@ -126,10 +126,11 @@ def test_the_script_of_a_job(tmp_path):
         "\n"
         "module load cuda\n"
         'echo "start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"\n'
+        "rm -f /shared/run/again\n"
         "srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} \\\n"
         f"    {sys.executable} -m ringattn.launch.slurm /shared/run d1\n"
         "code=$?\n"
-        "if [ $code -eq 75 ]; then\n"
+        "if [ $code -eq 0 ] && [ -e /shared/run/again ]; then\n"
         "    # Saved before the time was over: the rest in another turn.\n"
         '    scontrol requeue "$SLURM_JOB_ID"\n'
         "fi\n"

@@ -170,7 +170,7 @@ def test_a_preempted_job_goes_on_by_itself(cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(4 * SECONDS)
 def test_a_job_that_is_warned_of_its_limit_saves_and_takes_another_turn(cluster, tmp_path):
-    """The warning itself, `--signal`, comes minutes before the limit: here it is sent by hand, as SLURM sends it."""
+    """A limit is a minute at least: to save that, the signal is sent by hand."""
     number = submit(cluster, tmp_path, "trainer.steps=60")
     until(cluster, tmp_path, lambda: len(lines(tmp_path)) >= 3, number)
     cluster.ask("scancel", "--signal=USR1", number)
