@@ -60,7 +60,7 @@ def test_the_help_of_train_lists_groups_and_settings(capsys):
     ("words", "message"),
     [
         (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
-        (["train", "--dryrun"], "the option of `ringattn train` is --dry-run, got --dryrun"),
+        (["train", "--dryrun"], "the options of `ringattn train` are --dry-run and --multirun, got --dryrun"),
         (["train", "trainer.step=1"], "Did you mean 'trainer.steps'?"),
         (["doctor", "x"], "`ringattn doctor` takes no arguments, got 'x'"),
     ],
