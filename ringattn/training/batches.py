@@ -105,7 +105,8 @@ class SharedBatches(_Trainer):
         return loss, logits, labels
 
     def _sp(self) -> SequenceParallel:
-        attachment = attachment_of(text_model(self.model))
+        model: Any = self.model
+        attachment = attachment_of(text_model(model))
         if attachment is None:
             raise ValueError(
                 "batches are shared by the ranks of a parallelized model, but this one is plain: call "
