@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import os
 import re
 import runpy
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 import torch.distributed as dist
 from ranks import run_ranks
+from safetensors.torch import load_file
+
+import ringattn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +62,11 @@ def example(tmp_path_factory):
 
 def printed_by(rank, folder, name):
     """What a shown file prints where the ranks are there already: its own start and end of them are left out."""
+    return run_shown(folder, name)[0]
+
+
+def run_shown(folder, name):
+    """What a shown file prints, and its names at the end."""
     sys.path.insert(0, str(folder))
     out = io.StringIO()
     try:
@@ -65,10 +75,10 @@ def printed_by(rank, folder, name):
             mock.patch.object(dist, "init_process_group"),
             mock.patch.object(dist, "destroy_process_group"),
         ):
-            runpy.run_path(str(folder / name), run_name="__main__")
+            names = runpy.run_path(str(folder / name), run_name="__main__")
     finally:
         sys.path.pop(0)
-    return out.getvalue()
+    return out.getvalue(), names
 
 
 def test_the_example_is_exact_in_a_virtual_world(example):
@@ -86,6 +96,60 @@ def test_the_example_is_exact_in_a_virtual_world(example):
 )
 def test_what_the_documents_show_runs_on_two_ranks(example, name, line):
     assert run_ranks(2, printed_by, example, name, timeout=100) == [line.format(0), line.format(1)]
+
+
+OWN_LOOPS = ("plain_loop.py", "hf_trainer.py", "accelerated.py")
+
+
+def trained_by(rank, world, folder, place):
+    """By each of the page's loops: the losses of all steps and the weights after them, and the same weights as saved;
+    and what Trainer's evaluation says. In one process the models are plain ones."""
+    from accelerate.state import AcceleratorState
+
+    from ringattn.training import batches
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # Looked for, not used: the ranks are there.
+    found = {}
+    for name in OWN_LOOPS:
+        (place / name).mkdir(exist_ok=True)
+        os.chdir(place / name)
+        with contextlib.ExitStack() as stack:
+            if world == 1:
+                stack.enter_context(mock.patch.object(ringattn, "parallelize", lambda model, sp, **more: model))
+                stack.enter_context(mock.patch.object(batches, "SharedBatches", type("Nothing", (), {})))
+            names = run_shown(folder, name)[1]
+        if "trainer" in names:
+            scored = names["trainer"].evaluate(names["texts"][:16])["eval_loss"]
+        weights = {key.removeprefix("module."): value for key, value in names["model"].state_dict().items()}
+        saved = load_file("trained/model.safetensors") if rank == 0 else weights
+        found[name] = (torch.tensor(names["losses"]), weights, saved)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return found, scored
+
+
+@pytest.fixture(scope="module")
+def plainly_trained(example, tmp_path_factory):
+    return run_ranks(1, trained_by, 1, example, tmp_path_factory.mktemp("plain"), timeout=200)[0]
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_own_loops_train_as_one_process_does(example, plainly_trained, tmp_path, world):
+    expected, expected_score = plainly_trained
+    for found, score in run_ranks(world, trained_by, world, example, tmp_path, timeout=200):
+        for name in OWN_LOOPS:
+            losses, weights, saved = found[name]
+            assert len(losses) == 3
+            for ours, theirs in zip((losses, weights), expected[name], strict=False):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(saved, weights, rtol=0, atol=0)
+        # Batches that several rows read together are one mean over targets to Trainer, and not one for each.
+        assert world > 2 or score == pytest.approx(expected_score, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OWN_LOOPS)
+def test_own_loops_are_short(example, name):
+    assert len((example / name).read_text(encoding="utf-8").splitlines()) <= 45
 
 
 @pytest.mark.parametrize("path", draw_docs.documents(), ids=lambda path: path.name)
