@@ -64,8 +64,7 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
     if config.trainer.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(
             f"trainer.precision=bfloat16 needs a GPU that computes in bf16, and {torch.cuda.get_device_name(device)} "
-            f"does "
-            "not: write trainer.precision=float32."
+            "does not: write trainer.precision=float32."
         )
     transformers_logging.disable_progress_bar()
     # DeepSpeed calls collectives by their old names, at every step.

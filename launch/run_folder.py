@@ -54,8 +54,7 @@ def goes_on(config: RunConfig) -> bool:
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
             f"run.resume=auto goes on in the folder of an earlier run, but {folder} has no {CONFIG_FILE}: choose "
-            f"another "
-            "with run.folder=..."
+            "another with run.folder=..."
         )
     before, _ = load(folder / CONFIG_FILE)
     # What the tokens in the folder were made from, and in which order they are read; the rest is checked against the

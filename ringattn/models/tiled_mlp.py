@@ -28,8 +28,7 @@ def tile_mlp(model: nn.Module, chunk: int) -> None:
     if not found or not all(isinstance(mlp, nn.Module) and hasattr(mlp, "down_proj") for mlp in found):
         raise ValueError(
             f"trainer.mlp_chunk cuts the feed-forward `layer.mlp` of each layer, and {type(inner).__name__} has none "
-            f"that "
-            "treats each token by itself: write trainer.mlp_chunk=null."
+            "that treats each token by itself: write trainer.mlp_chunk=null."
         )
     for mlp in found:
         assert mlp is not None

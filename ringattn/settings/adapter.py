@@ -34,8 +34,7 @@ def check_adapter(adapter: AdapterConfig) -> None:
     if adapter.kind == "none" and (adapter.train_embeddings or adapter.train_norms):
         raise ValueError(
             "adapter.train_embeddings and adapter.train_norms add to adapters, and adapter.kind=none trains all "
-            "weights "
-            "anyway: write adapter=lora, or drop them."
+            "weights anyway: write adapter=lora, or drop them."
         )
     if not adapter.targets.strip():
         raise ValueError("adapter.targets must name modules, got none: write adapter.targets=linear.")

@@ -37,8 +37,8 @@ def check_deepspeed(deepspeed: DeepSpeedConfig, *, optimizer: str) -> None:
             f"deepspeed.offload_parameters needs stage 3, the one that spreads weights, got stage {stage}: write "
             "deepspeed=zero3."
         )
-    if optimizer == "muon" and stage > 0:
+    if optimizer != "adamw":
         raise ValueError(
-            f"Muon updates whole matrices, and ZeRO stage {stage} cuts them into pieces: write optimizer=adamw, or "
-            "deepspeed=none."
+            "under DeepSpeed weights are updated by AdamW, which ZeRO can cut into pieces, got "
+            f"optimizer.name={optimizer} and deepspeed.stage={stage}: write optimizer=adamw, or deepspeed=none."
         )

@@ -72,6 +72,5 @@ def check_trainer(trainer: TrainerConfig, checkpoint: CheckpointConfig) -> None:
     if trainer.offload_activations and not trainer.gradient_checkpointing:
         raise ValueError(
             "trainer.offload_activations moves what checkpointing keeps to the host, and nothing is checkpointed: "
-            "write "
-            "trainer.gradient_checkpointing=true as well."
+            "write trainer.gradient_checkpointing=true as well."
         )

@@ -140,8 +140,7 @@ def train(
                 f"loss and gradient must be finite, but they were not in {skipped} steps in a row, the last of them "
                 f"step "
                 f"{step} (loss {total / targets:.4g}): lower optimizer.learning_rate, or look at the data of these "
-                f"steps; "
-                "trainer.skip_limit says how many are skipped before the run stops."
+                "steps; trainer.skip_limit says how many are skipped before the run stops."
             )
         if asked:
             break

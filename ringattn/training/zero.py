@@ -81,7 +81,7 @@ class ZeroEngine:
             # The loss multiplies by the head's weight outside of the head's own forward.
             deepspeed.zero.register_external_parameter(reader.module.head_loss, reader.module.head_loss.weight)
         optimizer = self._optimizer(deepspeed, trained_parameters(reader.model), settings)
-        self._engine, self._optimizer_of_stage, _, _ = deepspeed.initialize(
+        self._engine, *_ = deepspeed.initialize(
             model=reader.module, optimizer=optimizer, config=settings, dist_init_required=False
         )
         if self._stage > 0:
@@ -201,22 +201,19 @@ class ZeroEngine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         parameters = dict(self.reader.model.named_parameters(remove_duplicate=False))
-        whole: dict[int, Tensor] = {}
         for name, tensor in self.reader.model.state_dict().items():
             parameter = parameters.get(name)
             if parameter is None or self._stage == 0:
                 yield name, tensor.detach().cpu()
                 continue
-            if id(parameter) not in whole:
-                if parameter.requires_grad:
-                    found = safe_get_full_fp32_param(parameter)
-                elif self._stage == 3:
-                    with deepspeed.zero.GatheredParameters([parameter]):
-                        found = parameter.detach().clone()
-                else:
-                    found = parameter.detach()
-                whole = {id(parameter): found.cpu().reshape(getattr(parameter, "ds_shape", parameter.shape))}
-            yield name, whole[id(parameter)]
+            if parameter.requires_grad:
+                found = safe_get_full_fp32_param(parameter)
+            elif self._stage == 3:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    found = parameter.detach().clone()
+            else:
+                found = parameter.detach()
+            yield name, found.cpu().reshape(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _own_piece(parameter: Any, value: Tensor) -> Tensor:
@@ -232,8 +229,7 @@ def _import_deepspeed() -> Any:
     except ImportError:
         raise ValueError(
             "deepspeed.stage needs the package deepspeed, which is not installed: pip install 'ringattn[deepspeed]', "
-            "or "
-            "write deepspeed=none."
+            "or write deepspeed=none."
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed

@@ -133,3 +133,9 @@ def test_adapters_are_trained_saved_and_gone_on_with(whole, tmp_path):
     assert json.loads((saved / "adapter" / "adapter_config.json").read_text())["r"] == 2
     merged = AutoModelForCausalLM.from_pretrained(saved, local_files_only=True)
     assert str(merged.dtype) == "torch.bfloat16"
+    from peft import PeftModel
+
+    plain = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    again = PeftModel.from_pretrained(plain, saved / "adapter").merge_and_unload()
+    for name, tensor in merged.state_dict().items():
+        assert tensor.equal(again.state_dict()[name].bfloat16()), name
