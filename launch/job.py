@@ -286,9 +286,11 @@ def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, d
         return TorchEngine(reader, config.optimizer, steps=trainer.steps, accumulation=trainer.accumulation)
     from ringattn.training.zero import ZeroEngine, zero_settings
 
-    # A folder of our own: a lock that another program left in the shared one would be waited for.
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(build_folder())
-    check_build_locks(build_folder())
+    if config.deepspeed.offload_optimizer:
+        # Its optimizer is compiled, in a folder of our own: a lock that another program left in the shared one would
+        # be waited for.
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(build_folder())
+        check_build_locks(build_folder())
     settings = zero_settings(
         config.deepspeed, accumulation=trainer.accumulation, clip=config.optimizer.clip, bfloat16=in_engine
     )

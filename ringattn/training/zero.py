@@ -232,4 +232,7 @@ def _import_deepspeed() -> Any:
             "or write deepspeed=none."
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On a CPU each start would compile an operator that only inference calls, and wait for ever where a compilation
+    # was killed before.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
