@@ -1,6 +1,7 @@
 """torch's elastic agent for ranks on this machine, without its report on a failure: the ranks have said what was wrong.
 
-Started in place of `torch.distributed.run`, with the same arguments.
+Started in place of `torch.distributed.run`, with the same arguments. The folder in which it keeps the workers' error
+files goes with it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 
 
@@ -21,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("agent.server.api", "multiprocessing.api"):
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
-        run_agent(list(sys.argv[1:] if arguments is None else arguments))
+        with tempfile.TemporaryDirectory(prefix="ringattn_agent_", ignore_cleanup_errors=True) as folder:
+            run_agent(["--log-dir", folder, *(sys.argv[1:] if arguments is None else arguments)])
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode > 0:

@@ -24,6 +24,25 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", local)
 
 
+def check_precision(precision: str, device: torch.device) -> str | None:
+    """None, or a warning where `device` computes in `precision` far slower than in fp32.
+
+    Raises:
+        ValueError: it can't compute in it at all.
+    """
+    if precision != "bfloat16":
+        return None
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"trainer.precision=bfloat16 needs a GPU that computes in bf16, and {torch.cuda.get_device_name(device)} "
+            "does not: write trainer.precision=float32."
+        )
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        capability = torch.backends.cpu.get_cpu_capability()
+        return f"this CPU ({capability}) has no bf16 arithmetic: trainer.precision=float32 is several times faster here"
+    return None
+
+
 def local_world_size() -> int:
     """Ranks on this host, as torchrun says it or DeepSpeed's launcher; 1 where none of them does."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)

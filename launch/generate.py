@@ -64,13 +64,12 @@ def run(arguments: Sequence[str]) -> int:
     config = read_words(arguments)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _take_part(config)
-    from ringattn.launch.workers import start
+    from ringattn.launch.workers import start_module
 
     folder = check(config)
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}"]
     # What a name stands for is found once; the ranks read the folder.
     words = [*arguments, f"model={folder}"]
-    return start([*agent, "-m", "ringattn", "generate", *words], threads=config.threads, processes=config.processes)
+    return start_module("ringattn", ["generate", *words], threads=config.threads, processes=config.processes)
 
 
 def read_words(arguments: Sequence[str]) -> GenerateConfig:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ringattn.launch.device import choose_device, worker_threads
+from ringattn.launch.device import check_precision, choose_device, worker_threads
 from ringattn.launch.dry_run import architecture
 from ringattn.launch.memory_hint import out_of_memory
 from ringattn.launch.run_folder import CONFIG_FILE
@@ -61,15 +61,13 @@ def work(folder: Path, expected_digest: str, store: dist.Store | None = None) ->
     stop.listen()
     config, digest = load(folder / CONFIG_FILE)
     device = choose_device(config.launcher.device)
-    if config.trainer.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError(
-            f"trainer.precision=bfloat16 needs a GPU that computes in bf16, and {torch.cuda.get_device_name(device)} "
-            "does not: write trainer.precision=float32."
-        )
+    slow = check_precision(config.trainer.precision, device)
     transformers_logging.disable_progress_bar()
     # DeepSpeed calls collectives by their old names, at every step.
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\..* is deprecated", category=FutureWarning)
     configure_logging(enabled=int(os.environ["RANK"]) == 0)
+    if slow:
+        logger.warning(slow)
     if device.type == "cpu":
         torch.set_num_threads(worker_threads(config.launcher.threads))
     dist.init_process_group(

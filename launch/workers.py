@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,20 @@ def environment(*, threads: int | None, processes: int) -> dict[str, str]:
     run slower than one thread each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores // processes))}
+
+
+def start_module(module: str, words: Sequence[str], *, threads: int | None, processes: int) -> int:
+    """Run `python -m module words` as so many ranks of this machine, under an agent that adds nothing to what a failed
+    rank has said; the exit code, as `start` has it."""
+    agent = [sys.executable, "-m", "ringattn.launch.agent", "--standalone", f"--nproc-per-node={processes}"]
+    return start([*agent, "-m", module, *words], threads=threads, processes=processes)
+
+
+def joined_command(command: str, arguments: Sequence[str]) -> str:
+    """How torchrun was told to start these ranks, `ringattn command arguments`, as far as one of them can tell."""
+    each, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ["WORLD_SIZE"])
+    hosts = f"--nnodes {world // each} " if world > each else ""
+    return f"torchrun {hosts}--nproc-per-node {each} -m ringattn {command} {shlex.join(arguments)}".strip()
 
 
 def start(

@@ -31,14 +31,18 @@ ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$ou
     optimizer.learning_rate=1.0e-3 optimizer.warmup=0.15 optimizer.final=0.1 \
     schedule=tokenring launcher.processes=2
 
-evaluate() { # NAME FOLDER-OR-MODEL LENGTHS [settings]
-    local name=$1 lengths=$2
-    shift 2
-    [ -f "$out/$name/result.json" ] ||
-        ringattn eval "$@" name="$name" lengths="$lengths" tasks=perplexity data.book=Genesis windows=2 \
-            processes=2 out="$out/$name"
+# TASK FOLDER LENGTHS [settings of ringattn eval]; what is there already is left as it is.
+evaluate() {
+    local task=$1 folder=$2 lengths=$3
+    shift 3
+    [ -f "$out/$folder/result.json" ] ||
+        ringattn eval "$@" tasks="$task" lengths="$lengths" name="${folder%-*}" data.book=Genesis windows=2 \
+            depths=5 samples=2 processes=2 out="$out/$folder"
 }
-evaluate base 2k,4k,8k model=smollm2_135m
-evaluate theta 16k model=smollm2_135m model.rope_scaling=theta:400000
-evaluate yarn 16k model=smollm2_135m model.rope_scaling=yarn:16384
-evaluate tuned 2k,4k,8k,16k model.path="$out/run/checkpoints/latest" compare="$out/theta"
+tuned="$out/run/checkpoints/latest"
+evaluate perplexity base-perplexity 2k,4k,8k model=smollm2_135m
+evaluate perplexity theta-perplexity 16k model=smollm2_135m model.rope_scaling=theta:400000
+evaluate perplexity yarn-perplexity 16k model=smollm2_135m model.rope_scaling=yarn:16384
+evaluate perplexity tuned-perplexity 2k,4k,8k,16k model.path="$tuned" compare="$out/theta-perplexity"
+evaluate passkey theta-passkey 8k,16k model=smollm2_135m model.rope_scaling=theta:400000
+evaluate passkey tuned-passkey 8k,16k model.path="$tuned" compare="$out/theta-passkey"

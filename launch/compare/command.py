@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 
 HELP = """\
@@ -36,22 +35,19 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         from ringattn.launch.compare.worker import take_part
+        from ringattn.launch.workers import joined_command
 
-        return take_part(arguments, _joined_command(arguments))
+        return take_part(arguments, joined_command("compare", arguments))
     config = read(arguments)
     cluster_of(config)
     folder = folder_of(config)
-    from ringattn.launch.workers import start
+    from ringattn.launch.workers import start_module
 
     words = [word for word in arguments if not word.startswith("folder=")]
-    command = [sys.executable, "-m", "ringattn.launch.agent", "--standalone", f"--nproc-per-node={config.ranks}"]
     typed = f"ringattn compare {shlex.join(arguments)}".strip()
-    command += ["-m", "ringattn.launch.compare.worker", typed, *words, f"folder={folder}"]
-    return start(command, threads=config.launcher.threads, processes=config.ranks)
-
-
-def _joined_command(arguments: Sequence[str]) -> str:
-    """The command that started these ranks, as far as one of them can tell."""
-    each, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ["WORLD_SIZE"])
-    hosts = f"--nnodes {world // each} " if world > each else ""
-    return f"torchrun {hosts}--nproc-per-node {each} -m ringattn compare {shlex.join(arguments)}".strip()
+    return start_module(
+        "ringattn.launch.compare.worker",
+        [typed, *words, f"folder={folder}"],
+        threads=config.launcher.threads,
+        processes=config.ranks,
+    )

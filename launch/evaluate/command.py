@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 
@@ -38,10 +37,11 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         from ringattn.launch.evaluate.worker import take_part
+        from ringattn.launch.workers import joined_command
 
-        return take_part(arguments, _joined_command(arguments))
+        return take_part(arguments, joined_command("eval", arguments))
     from ringattn.launch.evaluate.settings import read, read_other
-    from ringattn.launch.workers import start
+    from ringattn.launch.workers import start_module
 
     from ringattn.settings.evaluation import out_folder
 
@@ -51,14 +51,9 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word.partition("=")[0] not in ("out", "model", "model.path")]
     words.append(f"model.path={config.folder}")
     typed = f"ringattn eval {shlex.join(arguments)}"
-    ranks = config.launcher.processes
-    command = [sys.executable, "-m", "ringattn.launch.agent", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "ringattn.launch.evaluate.worker", typed, *words, f"out={folder}"]
-    return start(command, threads=config.launcher.threads, processes=ranks)
-
-
-def _joined_command(arguments: Sequence[str]) -> str:
-    """The command that started these ranks, as far as one of them can tell."""
-    each, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ["WORLD_SIZE"])
-    hosts = f"--nnodes {world // each} " if world > each else ""
-    return f"torchrun {hosts}--nproc-per-node {each} -m ringattn eval {shlex.join(arguments)}"
+    return start_module(
+        "ringattn.launch.evaluate.worker",
+        [typed, *words, f"out={folder}"],
+        threads=config.launcher.threads,
+        processes=config.launcher.processes,
+    )

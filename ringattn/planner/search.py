@@ -1,8 +1,8 @@
 """Find the best schedule for a call on a cluster: the whole grid, every route and layout, forward and backward apart.
 
 All points are estimated; the best of them, and every schedule that has a name, are then played in the event simulator,
-which decides (ties as `ringattn.planner.ties` says). Past `_PLAYED_RANKS` ranks a play takes seconds, and the estimates
-decide.
+which decides (ties as `ringattn.planner.ties` says). Those that leave links idle are played in slices of heads too.
+Past `_PLAYED_RANKS` ranks a play takes seconds, and the estimates decide.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from ringattn.planner.costs import Workload
 from ringattn.planner.estimate import Estimator
 from ringattn.planner.points import Point, points
 from ringattn.planner.predict import predict, shape_of
-from ringattn.planner.ties import Merit, settled
-from ringattn.schedule import schedules
+from ringattn.planner.ties import SLICES_GAIN, Merit, settled
+from ringattn.schedule import make_schedule, schedules
 from ringattn.schedule.ring import nearest_divisor
+from ringattn.schedule.slices import most_slices
 from ringattn.sequence.layout import make_layout
 
 _PLAYED_RANKS = 64
@@ -128,8 +129,34 @@ def _played(estimator: Estimator, estimated: list[Candidate], *, named: bool) ->
     chosen = near[:points] + [name for name in near[points:] if not name.startswith("grid")]
     if named and estimator.world <= _ALL_NAMED_RANKS:
         chosen += [name for name in named_defaults(estimator.world) if name not in chosen]
-    played = [_play(cluster, workload, first.layout, schedule, backward=first.backward) for schedule in chosen]
-    return settled(sorted(played, key=_by_time), lambda c: Merit(c.seconds, c.compute, c.wire, c.connections))
+
+    def play(schedule: str) -> Candidate:
+        return _play(cluster, workload, first.layout, schedule, backward=first.backward)
+
+    played = sorted((play(schedule) for schedule in chosen), key=_by_time)
+    if estimator.world <= _ALL_NAMED_RANKS:
+        played += [play(in_slices(c.schedule)) for c in played if _may_gain(c, played[0], workload)]
+    return settled(
+        sorted(played, key=_by_time),
+        lambda c: Merit(c.seconds, c.compute, c.wire, c.connections, c.schedule == in_slices(c.schedule)),
+    )
+
+
+def in_slices(schedule: str) -> str:
+    """The same schedule in two slices of heads."""
+    if "slices=" in schedule:
+        return schedule
+    return f"{schedule}{',' if ':' in schedule else ':'}slices=2"
+
+
+def _may_gain(candidate: Candidate, best: Candidate, workload: Workload) -> bool:
+    """Whether two slices can be made and might be the best: with all communication and computation overlapped they take
+    what the slower of the two takes."""
+    bound = max(candidate.wire, candidate.compute)
+    if (1 + SLICES_GAIN) * bound > min(best.seconds, candidate.seconds):
+        return False
+    shape = shape_of(workload)
+    return most_slices(make_schedule(candidate.schedule, shape), shape.query_heads // shape.key_heads) > 1
 
 
 def _estimated(

@@ -148,7 +148,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _pick(case: str, direction: str, figures: Sequence[Figure]) -> Pick:
     picked, *_ = settled(
         sorted(figures, key=lambda figure: figure.predicted),
-        lambda f: Merit(f.predicted, f.computed, f.wire_bound, f.connections),
+        lambda f: Merit(f.predicted, f.computed, f.wire_bound, f.connections, "slices=" in f.schedule),
     )
     best = min(figures, key=lambda figure: figure.measured)
     return Pick(case, direction, picked.schedule, best.schedule, picked.measured / best.measured)

@@ -26,3 +26,8 @@ def test_further_apart_time_decides():
 def test_where_computation_is_the_bound_links_do_not_matter():
     assert names(both=(1.0, 0.95, 0.9, 2), ring=(1.009, 0.1, 0.9, 1)) == ["both", "ring"]
     assert names(both=(1.0, 0.1, 0.9, 2), ring=(1.009, 0.95, 0.9, 1)) == ["both", "ring"]
+
+
+def test_slices_come_first_only_where_they_are_predicted_to_gain_enough():
+    assert names(whole=(1.0, 0.1, 0.9, 2), slices=(0.97, 0.1, 0.9, 2, True)) == ["whole", "slices"]
+    assert names(whole=(1.0, 0.1, 0.9, 2), slices=(0.90, 0.1, 0.9, 2, True)) == ["slices", "whole"]

@@ -64,8 +64,8 @@ def settings_for(stage, accumulation, *, offload=False, bfloat16=False):
     return zero_settings(config, accumulation=accumulation, clip=OPTIMIZER.clip, bfloat16=bfloat16, whole_below=0)
 
 
-def make_engine(sp, *, stage, accumulation, steps, state=None, offload=False):
-    own = model()
+def make_engine(sp, *, stage, accumulation, steps, state=None, offload=False, bfloat16=False):
+    own = model(torch.bfloat16 if bfloat16 else torch.float32)
     if state is not None:
         state.fill(own)
     own = ringattn.parallelize(own, sp)
@@ -74,10 +74,13 @@ def make_engine(sp, *, stage, accumulation, steps, state=None, offload=False):
         return TorchEngine(reader, OPTIMIZER, steps=steps, accumulation=accumulation)
     from ringattn.training.zero import ZeroEngine
 
-    return ZeroEngine(reader, OPTIMIZER, settings_for(stage, accumulation, offload=offload), steps=steps)
+    settings = settings_for(stage, accumulation, offload=offload, bfloat16=bfloat16)
+    return ZeroEngine(reader, OPTIMIZER, settings, steps=steps)
 
 
-def run(degree, *, stage=None, sequences=4, steps=5, stop_at=None, folder=None, start=None, offload=False):
+def run(
+    degree, *, stage=None, sequences=4, steps=5, stop_at=None, folder=None, start=None, offload=False, bfloat16=False
+):
     """Train over the default group, `degree` ranks a sequence and `sequences` a step; returns losses, norms and the
     weights by name. `folder`: write the state at the end there; `start`: go on from such a folder."""
     world = dist.get_world_size() if dist.is_initialized() else 1
@@ -95,7 +98,9 @@ def run(degree, *, stage=None, sequences=4, steps=5, stop_at=None, folder=None, 
 
         found = read_progress(Path(start))
         progress, state = Position(step=found.step, updates=found.updates), State(Path(start))
-    engine = make_engine(sp, stage=stage, accumulation=accumulation, steps=steps, state=state, offload=offload)
+    engine = make_engine(
+        sp, stage=stage, accumulation=accumulation, steps=steps, state=state, offload=offload, bfloat16=bfloat16
+    )
     if state is not None:
         state.restore(engine, found)
     losses = Losses()

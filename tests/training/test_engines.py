@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_runs import difference, on_rank, run
+from engine_runs import difference, model, on_rank, run
 from ranks import run_ranks
 
 TOLERANCE = 1e-5  # fp32, five AdamW steps
@@ -41,6 +41,30 @@ def test_zero_stages_train_as_one_process(alone):
     for found in run_ranks(2, on_rank, 2, options, timeout=280):
         for each in found:
             assert difference(each, alone[4]) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_optimizer_in_the_host_s_memory_trains_as_one_process(alone):
+    pytest.importorskip("deepspeed")
+    options = [{"stage": stage, "offload": True} for stage in (1, 2, 3)]
+    for found in run_ranks(2, on_rank, 2, options, timeout=800):
+        for each in found:
+            assert difference(each, alone[4]) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bf16_with_fp32_weights_in_the_optimizer_moves_them_as_fp32_does(alone):
+    pytest.importorskip("deepspeed")
+    start = {name: weight.detach() for name, weight in model().named_parameters()}
+    stages = (1, 2, 3)
+    for found in run_ranks(2, on_rank, 2, [{"stage": stage, "bfloat16": True} for stage in stages], timeout=800):
+        for stage, (losses, _, weights) in zip(stages, found, strict=True):
+            assert losses == pytest.approx(alone[4][0], rel=5e-3), stage
+            for name, expected in alone[4][2].items():
+                moved, wanted = (weights[name] - start[name]).flatten(), (expected - start[name]).flatten()
+                assert float(torch.nn.functional.cosine_similarity(moved, wanted, dim=0)) > 0.95, (stage, name)
 
 
 def test_a_run_goes_on_at_another_world_size_as_if_never_stopped(tmp_path, alone):
