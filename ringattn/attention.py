@@ -186,21 +186,25 @@ class SequenceParallel:
         """int64 [n]: the global position of each of this rank's tokens, in a sequence of `length` tokens."""
         return torch.from_numpy(self.layout(length, mask).positions(self.rank))
 
-    def shard(self, x: Tensor, dim: int, *, mask: Mask | None = None) -> Tensor:
+    def shard(self, x: Tensor, dim: int, *, mask: Mask | None = None, layout: Layout | None = None) -> Tensor:
         """This rank's part of `x` along `dim`, which counts the tokens of the whole sequence. Differentiable: each
-        rank's `x` gets the gradient of its own part, and zeros elsewhere."""
-        positions = self.layout(x.shape[dim], mask).positions(self.rank)
+        rank's `x` gets the gradient of its own part, and zeros elsewhere. layout: another than the object's."""
+        positions = (layout or self.layout(x.shape[dim], mask)).positions(self.rank)
         return x.index_select(dim, torch.from_numpy(positions).to(x.device))
 
-    def unshard(self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None) -> Tensor:
+    def unshard(
+        self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None, layout: Layout | None = None
+    ) -> Tensor:
         """The whole of which every rank holds a part along `dim`. Collective.
 
-        length: the number of tokens of the whole; needed where shards are uneven. Differentiable: each rank's part
-        gets its gradient from all ranks, summed (in fp32 at least), as if their losses were added up.
+        length: the number of tokens of the whole; needed where shards are uneven. layout: another than the object's.
+        Differentiable: each rank's part gets its gradient from all ranks, summed (in fp32 at least), as if their
+        losses were added up.
         """
         dim = dim % x.dim()
-        length = x.shape[dim] * self.world if length is None else length
-        layout = self.layout(length, mask)
+        if layout is None:
+            layout = self.layout(x.shape[dim] * self.world if length is None else length, mask)
+        length = layout.length
         if self._groups is None:
             if self.world > 1:
                 raise ValueError("unshard needs a process group, and this rank lives in a virtual world")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ringattn.attention import SequenceParallel
+from ringattn.models.cut import Cut
 
 _ATTRIBUTE = "ringattn"
 
@@ -19,9 +20,11 @@ class Attachment:
     outermost: the module whose call is under way. attended: whether attention was reached in it.
     last_position: the highest position of the whole sequence, which some rotary embeddings depend on.
     warned: whether the user was told of a sequence longer than the model's positions.
+    cut: how its sequences are spread over the ranks.
     """
 
     sp: SequenceParallel
+    cut: Cut
     outermost: nn.Module | None = None
     attended: bool = False
     last_position: int = 0

@@ -11,6 +11,7 @@ from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import Attachment, attachment_of
 from ringattn.models.attend import register
 from ringattn.models.checkpointing import enable_checkpointing
+from ringattn.models.cut import Cut
 from ringattn.models.inputs import InputHooks
 from ringattn.models.loss import local_loss
 from ringattn.models.rotary import LastPositionHooks, depends_on_length
@@ -56,7 +57,7 @@ def parallelize(
         check_supported(inner)
         register()
         set_attention(inner)
-        _attach(model, inner, Attachment(sp))
+        _attach(model, inner, Attachment(sp, Cut(sp, getattr(inner.config, "landmark_block", None))))
     if gradient_checkpointing:
         enable_checkpointing(inner, sp, keep_attention=keep_attention)
     return model
