@@ -103,7 +103,7 @@ class LandmarkDecoder(LandmarkAttention):
                 f"{states.shape[1]} tokens were given where this rank's part of {whole} has {len(parts.ordinary)}: cut "
                 "the sequence as the parallelized model does."
             )
-        inside = self.insert(states, parts.landmark)
+        inside = self.insert(states, torch.from_numpy(parts.landmark).to(states.device))
         output = super().forward(  # type: ignore[misc]
             inputs_embeds=inside,
             position_ids=torch.from_numpy(parts.position).to(states.device)[None],
@@ -130,12 +130,11 @@ class LandmarkDecoder(LandmarkAttention):
         embedded: Tensor = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
         return embedded
 
-    def insert(self, states: Tensor, landmark: Any) -> Tensor:
+    def insert(self, states: Tensor, landmark: Tensor) -> Tensor:
         """states [B, n, hidden size] with the landmark's row put in where `landmark` (bool [n with landmarks]) says."""
-        flags = torch.from_numpy(landmark).to(states.device)
         row = self.landmark(torch.zeros((), dtype=torch.int64, device=states.device)).to(states.dtype)
         # Each place reads one row of [the tokens..., the landmark].
-        index = torch.where(flags, states.shape[1], (~flags).cumsum(0) - 1)
+        index = torch.where(landmark, states.shape[1], (~landmark).cumsum(0) - 1)
         rows = torch.cat((states, row.expand(states.shape[0], 1, -1)), dim=1)
         return rows.index_select(1, index)
 
