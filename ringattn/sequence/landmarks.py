@@ -9,6 +9,8 @@ landmarks, but for what `with_landmarks` takes.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +18,42 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Bounds = tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of `block` ordinary tokens and a landmark, of which a sequence's documents are made."""
+
+    block: int
+    documents: Bounds = None
+
+    def cut(self, whole: range, parts: int, length: int) -> list[range]:
+        """`whole`, which begins and ends where blocks do, cut into `parts` consecutive ranges of whole blocks.
+
+        As even in tokens as blocks allow; some are empty where there are too few. length: of the sequence.
+        """
+        borders = block_borders(length, self.documents, self.block)
+        inside = borders[np.searchsorted(borders, whole.start) : np.searchsorted(borders, whole.stop, side="right")]
+        wanted = whole.start + np.arange(1, parts) * (len(whole) / parts)
+        after = np.searchsorted(inside, wanted).clip(1, max(1, len(inside) - 1)) if len(inside) > 1 else None
+        if after is None:
+            cuts = [whole.stop] * (parts - 1)
+        else:
+            nearer = np.where(wanted - inside[after - 1] <= inside[after] - wanted, inside[after - 1], inside[after])
+            cuts = [int(cut) for cut in nearer]
+        return [range(a, b) for a, b in itertools.pairwise([whole.start, *cuts, whole.stop])]
+
+    def check(self, chunks: Sequence[range], length: int) -> None:
+        """Raise ValueError where a block of a sequence of `length` tokens is not inside one of `chunks`."""
+        borders = block_borders(length, self.documents, self.block)
+        for chunk in chunks:
+            ends = (chunk.start, chunk.stop)
+            if len(chunk) and (chunk.step != 1 or not np.isin(ends, borders, kind="sort").all()):
+                raise ValueError(
+                    f"a landmark block must lie in one chunk whole, but {chunk} does not begin and end where blocks of "
+                    f"{self.block} tokens and a landmark do; make the layout for the mask: "
+                    "make_layout(name, length, world, mask) with the mask's landmark_block"
+                )
 
 
 def with_landmarks(length: int, documents: Bounds, block: int) -> tuple[int, Bounds]:
