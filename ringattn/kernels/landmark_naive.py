@@ -8,6 +8,10 @@ Mohtashami and Jaggi, "Landmark Attention", arXiv 2305.16300, section 3.1. For a
     weight of token j of a block k before t:    w_{landmark of k} p_j
 
 Landmarks' own values are never read; a landmark's query sees what the other queries of its block see.
+
+So each row is one softmax over some keys' scores, where a past landmark stands for its block with the mean of the
+block's values under p as its value. With only some of the keys at hand that is a partial (out, lse) like any other,
+and with the whole row's lse the weights w are known, which is all that the backward needs: `LandmarkNaive`.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ringattn.kernels.kernel import sum_dtype
+from ringattn.kernels.bands import Band
+from ringattn.kernels.kernel import Kernel, Request, sum_dtype
+from ringattn.kernels.landmark_bands import LandmarkBand
 from ringattn.sequence.landmarks import Bounds, are_landmarks, block_numbers
 
 
@@ -53,6 +59,79 @@ def landmark_attention(
             share = weights[..., members & landmark]
             result = result + torch.where(inside, share * _softmax(scores, inside), 0.0)
     return (result @ value).transpose(1, 2).to(query.dtype)
+
+
+class LandmarkNaive(Kernel):
+    """Any device, dtype and block; the whole score matrix of a band in memory."""
+
+    name = "landmark_naive"
+
+    def refusal(self, request: Request) -> str | None:
+        return None
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, band: Band, *, scale: float, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        own, landmarks, inner = _scores(query, key, band, scale)
+        lse = torch.cat([own, landmarks], dim=-1).logsumexp(dim=-1)
+        share = (landmarks - lse.unsqueeze(-1)).exp()
+        weights = _whole((own - lse.unsqueeze(-1)).exp(), share.unsqueeze(-1) * inner)
+        return weights @ _for_each_query_head(value, query).to(weights.dtype), lse
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lse: Tensor,
+        extra: Tensor,
+        band: Band,
+        *,
+        scale: float,
+        softcap: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own, landmarks, inner = _scores(query, key, band, scale)
+        wide = own.dtype
+        lse, grad_out, delta = lse.to(wide).unsqueeze(-1), grad_out.to(wide), extra.to(wide).unsqueeze(-1)
+        own, share = (own - lse).exp(), (landmarks - lse).exp()
+        past = share.unsqueeze(-1) * inner
+        grad_weights = grad_out @ _for_each_query_head(value, query).to(wide).transpose(-1, -2)
+        # A past landmark's value is the mean of its block under p: its gradient, and through it those of p's scores.
+        of_tokens = grad_weights[..., : past.shape[-1] * past.shape[-2]].view_as(past)
+        of_landmarks = (inner * of_tokens).sum(dim=-1)
+        grad_past = past * (of_tokens - of_landmarks.unsqueeze(-1))
+        grad_past[..., -1] = share * (of_landmarks - delta)
+        grad_scores = _whole(own * (grad_weights - delta), grad_past) * scale
+        grad_query = grad_scores @ _for_each_query_head(key, query).to(wide)
+        grad_key = _for_each_key_head(grad_scores.transpose(-1, -2) @ query.to(wide), key)
+        grad_value = _for_each_key_head(_whole(own, past).transpose(-1, -2) @ grad_out, value)
+        return grad_query, grad_key, grad_value
+
+
+def _scores(query: Tensor, key: Tensor, band: Band, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores with the tokens of the own block [..., rows, keys] and with past landmarks [..., rows, blocks], -inf where
+    a row does not read them; p [..., rows, blocks, stride], 0 at landmarks."""
+    assert isinstance(band, LandmarkBand)
+    wide = sum_dtype(query.dtype)
+    scores = query.to(wide) @ _for_each_query_head(key, query).to(wide).transpose(-1, -2) * scale
+    own, past = band.seen(query.device)
+    tokens = scores[..., : band.past_blocks * band.stride].unflatten(-1, (band.past_blocks, band.stride))
+    inner = torch.nn.functional.pad(tokens[..., : band.block].softmax(dim=-1), (0, 1))
+    return scores.masked_fill(~own, -math.inf), tokens[..., band.block].masked_fill(~past, -math.inf), inner
+
+
+def _whole(own: Tensor, past: Tensor) -> Tensor:
+    """[..., rows, keys] and [..., rows, blocks, stride] of the first of these keys, added up."""
+    return own + torch.nn.functional.pad(past.flatten(-2), (0, own.shape[-1] - past.shape[-1] * past.shape[-2]))
+
+
+def _for_each_query_head(x: Tensor, query: Tensor) -> Tensor:
+    return x.repeat_interleave(query.shape[1] // x.shape[1], dim=1)
+
+
+def _for_each_key_head(x: Tensor, key: Tensor) -> Tensor:
+    return x.unflatten(1, (key.shape[1], -1)).sum(dim=2)
 
 
 def _softmax(scores: Tensor, shown: Tensor) -> Tensor:
