@@ -24,9 +24,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ringattn.attention import SequenceParallel
+from ringattn.evaluation.random_access import RandomAccessReader
 from ringattn.evaluation.result import Evaluation, Setup
 from ringattn.evaluation.scoring import score_cases
 from ringattn.evaluation.windows import text_perplexity
+from ringattn.models.landmark import with_blocks
 from ringattn.models.load import load_model
 from ringattn.models.parallelize import parallelize
 from ringattn.planner.architecture import has_rope_scaling
@@ -132,7 +134,12 @@ def _make_reader(
         for note in notes:
             print(note, file=sys.stderr, flush=True)
     model.to(device)  # type: ignore[arg-type]
+    model = with_blocks(model, chosen.landmark_block)
     model = parallelize(model, sp).eval()
+    if config.retrieval is not None:
+        return RandomAccessReader(
+            model, config.retrieval, sp, device=device, chunk=config.chunk, precision=config.precision
+        ), notes
     return SequenceReader(model, sp, device=device, chunk=config.chunk, precision=config.precision), notes
 
 

@@ -23,6 +23,7 @@ from ringattn.settings.evaluation import (
 )
 from ringattn.settings.launcher import LauncherConfig
 from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.retrieval import RetrievalConfig
 from ringattn.settings.typed import build
 
 _SHORT_FORMS = {
@@ -74,6 +75,7 @@ def help_text() -> str:
         ("ruler", RulerConfig),
         ("recall", RecallConfig),
         ("harness", HarnessConfig),
+        ("retrieval", RetrievalConfig),
     ):
         found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
     found += [

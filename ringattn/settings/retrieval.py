@@ -53,4 +53,6 @@ def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None
             f"{name}.search is exact, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
         )
     if config.search.endswith(":") and not factory:
-        raise ValueError(f"{name}.search=faiss:FACTORY names an index of faiss, got none: write for example faiss:Flat.")
+        raise ValueError(
+            f"{name}.search=faiss:FACTORY names an index of faiss, got none: write for example faiss:Flat."
+        )

@@ -4,9 +4,17 @@ Attention: Random-Access Infinite Context Length for Transformers", arXiv 2305.1
 Importing this package makes transformers' Auto classes know their configurations and models.
 """
 
-from ringattn.models.landmark.convert import from_landmark, to_landmark
+from ringattn.models.landmark.convert import check_tokenizer, from_landmark, to_landmark, with_blocks
 from ringattn.models.landmark.families import FAMILIES, is_landmark, register_families
 
 register_families()
 
-__all__ = ["FAMILIES", "from_landmark", "is_landmark", "register_families", "to_landmark"]
+__all__ = [
+    "FAMILIES",
+    "check_tokenizer",
+    "from_landmark",
+    "is_landmark",
+    "register_families",
+    "to_landmark",
+    "with_blocks",
+]

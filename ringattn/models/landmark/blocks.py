@@ -8,6 +8,7 @@ touching the blocks. On the device nothing stays but what `take` and `landmarks`
 from __future__ import annotations
 
 import os
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class DeviceHome(Home):
 
 
 class FileHome(Home):
-    """Mapped files `NAME-layerL.bin` in a folder, which go when the memory that they back does."""
+    """Mapped files in a folder, new ones for each memory, which go when it does."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         super().__init__(torch.device("cpu"))
@@ -86,10 +87,19 @@ class FileHome(Home):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"the folder of the past blocks, {folder}, can't be made ({error}): name another.") from None
+            raise ValueError(
+                f"the folder for past blocks, {folder}, can't be made ({error}): name another with retrieval.folder."
+            ) from None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, reserve: int) -> Array:
-        return MappedArray(self._folder / f"{self._prefix}-{name}.bin", shape, dtype, reserve)
+        try:
+            handle, path = tempfile.mkstemp(prefix=f"{self._prefix}-{name}-", suffix=".bin", dir=self._folder)
+        except OSError as error:
+            raise ValueError(
+                f"past blocks can't be written to {self._folder} ({error}): name another folder with retrieval.folder."
+            ) from None
+        os.close(handle)
+        return MappedArray(Path(path), shape, dtype, reserve)
 
 
 class Array:
@@ -134,13 +144,6 @@ class MappedArray(Array):
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, reserve: int) -> None:
         self._path = path
-        try:
-            # Exclusive: two memories in one file would overwrite each other.
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            raise ValueError(f"past blocks go into a new file, but {path} exists: remove it, or name another folder.") from None
-        except OSError as error:
-            raise ValueError(f"past blocks can't be written to {path} ({error}): name another folder.") from None
         self._remove = weakref.finalize(self, path.unlink, missing_ok=True)
         super().__init__(shape, dtype, torch.device("cpu"), reserve)
 
@@ -164,9 +167,9 @@ class MappedArray(Array):
                 f"{size:,} bytes of past blocks can't be written to {self._path} ({error}): free some space, or name "
                 "another folder."
             ) from None
-        storage = torch.UntypedStorage.from_file(str(self._path), shared=True, nbytes=size)
-        whole = torch.empty(0, dtype=self._dtype).set_(storage)  # type: ignore[call-overload]
-        return whole.view(capacity, *self._shape)  # type: ignore[no-any-return]
+        length = capacity * torch.Size(self._shape).numel()
+        mapped: Tensor = torch.from_file(str(self._path), shared=True, size=length, dtype=self._dtype)
+        return mapped.view(capacity, *self._shape)
 
     def _grow(self, capacity: int) -> None:
         # The file is the same one, and what was written to it is there.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -57,6 +59,37 @@ def to_landmark(model: nn.Module, block: int = 63) -> Any:
     return made
 
 
+def with_blocks(model: Any, block: int | None) -> Any:
+    """`model` as a landmark model with blocks of `block` tokens; as it is where None, or where it is one already.
+
+    Raises:
+        ValueError: as `to_landmark`; it is a landmark model with other blocks.
+    """
+    if block is None:
+        return model
+    if not is_landmark(model.config):
+        return to_landmark(model, block)
+    if model.config.landmark_block != block:
+        raise ValueError(
+            f"the model was trained with landmarks behind every {model.config.landmark_block} tokens, got "
+            f"model.landmark_block={block}: leave it out."
+        )
+    return model
+
+
+def check_tokenizer(folder: Path, vocabulary: int) -> None:
+    """ValueError where the tokenizer in `folder` uses the landmark's id, the first one behind the vocabulary."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
+    if max(ids, default=0) >= vocabulary:
+        raise ValueError(
+            f"the landmark's id is {vocabulary}, the first one without a row in the embedding, but the tokenizer in "
+            f"{folder} uses ids up to {max(ids)}: give the embedding rows for them first (resize_token_embeddings)."
+        )
+
+
 def from_landmark(model: nn.Module) -> Any:
     """The plain causal LM with the weights of a landmark model, which is used up; the landmark's row is dropped.
 
@@ -105,7 +138,7 @@ def _around(old: Any, config: Any, model_class: type[Any]) -> PreTrainedModel:
             module.config = made.config
     made.generation_config = old.generation_config
     made.train(old.training)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _has_window(config: Any) -> bool:

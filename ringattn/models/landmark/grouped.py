@@ -62,8 +62,8 @@ def retrieved_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention over the blocks that each query retrieved.
 
-    query: [B, Hq, n, D], with positions applied. chosen: int64 [B, Hq, n, k], blocks as `fetch` knows them, -1 for none;
-    slots: likewise, where each is read. Returns out [B, Hq, n, D] and lse [B, Hq, n], -inf where there was none.
+    query: [B, Hq, n, D], with positions applied. chosen: int64 [B, Hq, n, k], blocks as `fetch` knows them, -1 for
+    none; slots: likewise, where each is read. Returns out [B, Hq, n, D] and lse [B, Hq, n], -inf where there was none.
 
     Queries are gathered by block, so that each block is fetched once for all that want it at one slot.
     """

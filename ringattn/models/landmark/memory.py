@@ -38,16 +38,13 @@ class _Layer:
 class LandmarkMemory:
     """The memory of all layers on this rank; the `retrieval` of a landmark model's layers.
 
-    model: a landmark causal LM. sp: the ranks that share the memory; this process alone where None. reserve: how many
-    tokens will be read, if known.
+    model: a landmark causal LM. sp: the ranks that share the memory. reserve: how many tokens will be read, if known.
     """
 
-    def __init__(
-        self, model: Any, config: RetrievalConfig, sp: SequenceParallel | None = None, *, reserve: int = 0
-    ) -> None:
+    def __init__(self, model: Any, config: RetrievalConfig, sp: SequenceParallel, *, reserve: int = 0) -> None:
         self.config, self.block = config, int(model.config.landmark_block)
         self.stride = self.block + 1
-        self.rank, self.world = (0, 1) if sp is None else (sp.rank, sp.world)
+        self.rank, self.world = sp.rank, sp.world
         self._sp = sp
         self._decoder = model.model
         # Tokens of a window, landmarks counted.
@@ -124,9 +121,7 @@ class LandmarkMemory:
 
     # Inside.
 
-    def _retrieve(
-        self, layer: _Layer, query: Tensor, rotate: Rotation, scale: float
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _retrieve(self, layer: _Layer, query: Tensor, rotate: Rotation, scale: float) -> list[tuple[Tensor, Tensor]]:
         """(out, lse) of every rank over the blocks that it holds among the chosen ones."""
         chosen = layer.searcher.choose(query, self.blocks, rotate, scale)
         slots = self.slots.of_retrieved(chosen, self.blocks)
@@ -142,7 +137,7 @@ class LandmarkMemory:
             query, here.expand(*shape, -1), slots.expand(*shape, -1), fetch, key_heads=layer.key.shape[1],
             block=self.block, scale=scale,
         )  # fmt: skip
-        if self._sp is None or self.world == 1:
+        if self.world == 1:
             return [(out, lse)]
         parts = self._sp.gather(torch.cat((out, lse[..., None]), dim=-1))
         return [(part[..., :-1].contiguous(), part[..., -1].contiguous()) for part in parts]
@@ -154,9 +149,7 @@ class LandmarkMemory:
         for layer in self._layers.values():
             if not mine:
                 continue
-            key, value = (
-                x.view(-1, count, self.stride, x.shape[-1])[:, mine] for x in (layer.key, layer.value)
-            )
+            key, value = (x.view(-1, count, self.stride, x.shape[-1])[:, mine] for x in (layer.key, layer.value))
             layer.blocks.append(key, value)
             layer.searcher.added(key[:, :, self.block])
         self.start += self.window
@@ -170,9 +163,8 @@ class LandmarkMemory:
                 home=self._home(key.device, index), reserve=self._reserve,
             )  # fmt: skip
             searcher = make_searcher(
-                self.config, blocks, self.slots, sp=self._sp, stride=self.stride, key_heads=key.shape[1],
-                rotate=self._rotation(module),
-            )  # fmt: skip
+                self.config, blocks, self.slots, sp=self._sp, stride=self.stride, rotate=self._rotation(module)
+            )
             self._layers[index] = _Layer(key, self.window, blocks, searcher)
         return self._layers[index]
 
@@ -200,7 +192,7 @@ def window_blocks(config: RetrievalConfig, block: int) -> int:
     if config.window % block:
         near = max(1, round(config.window / block)) * block
         raise ValueError(
-            f"a window holds whole blocks, of {block} tokens in this model, got retrieval.window={config.window}: write "
-            f"retrieval.window={near}."
+            f"a window holds whole blocks, of {block} tokens in this model, got retrieval.window={config.window}: "
+            f"write retrieval.window={near}."
         )
     return config.window // block

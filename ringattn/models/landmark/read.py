@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import attachment_of
 from ringattn.models.inputs import describe_value
 from ringattn.models.landmark.families import is_landmark
 from ringattn.models.landmark.memory import LandmarkMemory, window_blocks
 from ringattn.models.rotary import depends_on_length
 from ringattn.models.support import text_model
+from ringattn.runtime.transport import Mailboxes, VirtualTransport
 from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 
 _logger = logging.getLogger("ringattn")
@@ -25,31 +27,36 @@ class RandomAccess:
     """A text that is being read: what comes next is appended to it.
 
     model: a landmark model, of which `ringattn.parallelize` may have made one over ranks: they then share the memory,
-        and each reads all tokens. reserve: how many tokens will be read, if known.
+        and each reads all tokens. reserve: how many tokens will be read, if known. quiet: do not say where there are
+        fewer past blocks than are to be retrieved.
 
     Raises ValueError for a model without landmarks, and for settings that do not serve it.
     """
 
-    def __init__(self, model: nn.Module, config: RetrievalConfig | None = None, *, reserve: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, config: RetrievalConfig | None = None, *, reserve: int = 0, quiet: bool = False
+    ) -> None:
         config = RetrievalConfig() if config is None else config
         check_retrieval(config)
         inner: Any = text_model(model)
         check_serves(inner, config)
         attachment = attachment_of(inner)
         self.model: Any = model
-        self.sp = None if attachment is None else attachment.sp
+        # A model that is not spread over ranks reads by itself, whatever process group there is.
+        self.sp = SequenceParallel.over(VirtualTransport(0, Mailboxes(1))) if attachment is None else attachment.sp
         self._inner, self._decoder = inner, inner.model
         self.memory = LandmarkMemory(inner, config, self.sp, reserve=reserve)
-        self._warned = False
+        self.quiet = quiet
 
     @torch.no_grad()
     def states(self, input_ids: Tensor) -> Iterator[Tensor]:
         """The last states of int64 [B, L] tokens, the same on every rank, as they are read: [B, n, hidden size] with n
         summing up to L. Collective."""
         if input_ids.dim() != 2 or input_ids.shape[1] == 0:
-            raise ValueError(f"a text is [batch, tokens] with a token at least, got the shape {tuple(input_ids.shape)}.")
-        if self.sp is not None:
-            self.sp.agree({"the text, which every rank gets whole and alike,": describe_value(input_ids)})
+            raise ValueError(
+                f"a text is [batch, tokens] with a token at least, got the shape {tuple(input_ids.shape)}."
+            )
+        self.sp.agree({"the text, which every rank gets whole and alike,": describe_value(input_ids)})
         done, length = 0, input_ids.shape[1]
         while done < length:
             count, flags = self.memory.next_piece(length - done)
@@ -59,13 +66,23 @@ class RandomAccess:
                 yield states
         self._say_where_short()
 
-    def logits(self, input_ids: Tensor) -> Tensor:
-        """The logits [B, vocabulary] after the last of int64 [B, L] tokens. Collective."""
+    @torch.no_grad()
+    def read(self, input_ids: Tensor) -> Tensor:
+        """Read int64 [B, L] tokens; the logits [B, vocabulary] after the last one. Collective."""
         last = input_ids.new_empty(0)
         for states in self.states(input_ids):
             last = states[:, -1]
         found: Tensor = self._inner.lm_head(last)
         return found
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token of each row, int64 [B]; the logits [B, vocabulary] after it. Collective."""
+        return self.read(tokens[:, None])
+
+    @property
+    def cache(self) -> LandmarkMemory:
+        """What it remembers, by the name that other decoders have for it."""
+        return self.memory
 
     def _piece(self, input_ids: Tensor, flags: list[bool]) -> Tensor:
         """States of the tokens among the next places, of which `flags` says whether a landmark stands there."""
@@ -87,10 +104,10 @@ class RandomAccess:
     def _say_where_short(self) -> None:
         """A text of fewer blocks than are to be retrieved is read by full attention: once, and worth a word."""
         memory = self.memory
-        if memory.blocks >= memory.config.k or self._warned or (self.sp is not None and self.sp.rank):
+        if self.quiet or self.sp.rank or not 0 < memory.blocks < memory.config.k:
             return
-        self._warned = True
-        _logger.info(
+        self.quiet = True
+        _logger.warning(
             "%d blocks are retrieved, but only %d lie before the window so far: all of them are used",
             memory.config.k,
             memory.blocks,
@@ -101,9 +118,8 @@ def check_serves(model: Any, config: RetrievalConfig) -> None:
     """ValueError where `model` can't be read so."""
     if not is_landmark(model.config):
         raise ValueError(
-            f"blocks are retrieved by their landmarks, and {type(model).__name__} has none: make a landmark model of it "
-            "(ringattn convert source=... out=... landmark_block=63) and train that, or leave the retrieval settings "
-            "out."
+            f"blocks are retrieved by their landmarks, and {type(model).__name__} has none: make a landmark model of "
+            "it (ringattn convert source=... out=... to=landmark) and train that, or leave the retrieval settings out."
         )
     window_blocks(config, model.config.landmark_block)
     if config.positions == "plain" and depends_on_length(model.model.rotary_emb):

@@ -28,11 +28,10 @@ class Searcher:
     """Exact search by matrix products over all landmarks, of which this rank holds every world-th."""
 
     def __init__(
-        self, config: RetrievalConfig, blocks: Blocks, slots: Slots, *, sp: SequenceParallel | None, stride: int
+        self, config: RetrievalConfig, blocks: Blocks, slots: Slots, *, sp: SequenceParallel, stride: int
     ) -> None:
         self.config, self.blocks, self.slots, self.stride = config, blocks, slots, stride
-        self.sp = sp if sp is not None and sp.world > 1 else None
-        self.rank, self.world = (0, 1) if self.sp is None else (self.sp.rank, self.sp.world)
+        self.sp, self.rank, self.world = sp, sp.rank, sp.world
 
     def added(self, landmarks: Tensor) -> None:
         """Blocks were added, whose landmarks' keys are [rows, m, D]."""
@@ -42,44 +41,30 @@ class Searcher:
 
         query: [B, Hq, n, D], with positions. blocks: how many there are over all ranks.
         """
-        values, numbers = self.best_here(query, blocks, rotate, scale)
-        count = min(self.config.k, blocks)
-        if self.sp is not None:
-            # As one message: numbers are whole, and small enough for the dtype of sums.
-            both = self.sp.gather(torch.stack((values, numbers.to(values.dtype))))
-            values = torch.cat([part[0] for part in both], dim=-1)
-            numbers = torch.cat([part[1] for part in both], dim=-1).long()
-            best = values.topk(count, dim=-1).indices
-            numbers = numbers.gather(-1, best)
-        return numbers[..., :count].sort(dim=-1).values
+        best = self.best_here(query, blocks, rotate, scale)
+        if self.world > 1:
+            best = torch.cat(self.sp.gather(best), dim=-1)
+        best = best.topk(min(self.config.k, blocks), dim=-1).values
+        return (best & _NUMBER).sort(dim=-1).values
 
-    def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> tuple[Tensor, Tensor]:
-        """The best of this rank's landmarks, scores and block numbers [B, Hq or 1, n or 1, k], best first; -inf and -1
-        where there are fewer."""
-        dims = {"token_and_head": None, "head": 2, "token": 1}[self.config.kind]
+    def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
+        """The best of this rank's landmarks as `ranked`, int64 [B, Hq or 1, n or 1, k]; the lowest where there are
+        fewer."""
+        shared = {"token_and_head": None, "head": 2, "token": 1}[self.config.kind]
         total = None
-        if dims is not None:
+        if shared is not None:
             total = query.new_full(query.shape[:3], float("-inf"), dtype=sum_dtype(query.dtype))
             for score, _ in self.scores(query, blocks, rotate, scale):
                 total = torch.logaddexp(total, score.logsumexp(dim=-1))
-            if self.sp is not None:
+            if self.world > 1:
                 total = torch.stack(self.sp.gather(total)).logsumexp(dim=0)
-        values: Tensor | None = None
-        found: Tensor | None = None
+        shape = [1 if dim == shared else size for dim, size in enumerate(query.shape[:3])]
+        best = query.new_full((*shape, self.config.k), torch.iinfo(torch.int64).min, dtype=torch.int64)
         for score, numbers in self.scores(query, blocks, rotate, scale):
-            if total is not None and dims is not None:
-                score = (score - total[..., None]).amax(dim=dims, keepdim=True)
-            best, where = score.topk(min(self.config.k, score.shape[-1]), dim=-1)
-            values, found = _better(values, found, best, numbers[where], self.config.k)
-        if values is None or found is None:
-            shape = [*query.shape[:3], 0]
-            if dims is not None:
-                shape[dims] = 1
-            values = query.new_empty(shape, dtype=sum_dtype(query.dtype))
-            found = torch.empty(shape, dtype=torch.int64, device=query.device)
-        missing = self.config.k - values.shape[-1]
-        values = torch.nn.functional.pad(values, (0, missing), value=float("-inf"))
-        return values, torch.nn.functional.pad(found, (0, missing), value=-1)
+            if total is not None and shared is not None:
+                score = (score - total[..., None]).amax(dim=shared, keepdim=True)
+            best = torch.cat((best, ranked(score, numbers)), dim=-1).topk(self.config.k, dim=-1).values
+        return best
 
     def scores(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores [B, Hq, n, c] of this rank's landmarks in turn, and the numbers of their blocks, int64 [c]."""
@@ -101,15 +86,20 @@ class Searcher:
         return found.mul_(scale).view(batch, heads, rows, -1)
 
 
-def _better(
-    values: Tensor | None, found: Tensor | None, others: Tensor, numbers: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """The best k of two lists, best first."""
-    if values is None or found is None:
-        return others, numbers
-    values, numbers = torch.cat((values, others), dim=-1), torch.cat((found, numbers), dim=-1)
-    best, where = values.topk(min(k, values.shape[-1]), dim=-1)
-    return best, numbers.gather(-1, where)
+def ranked(score: Tensor, numbers: Tensor) -> Tensor:
+    """Scores [..., c] of blocks `numbers` (int64 [..., c]) as int64 that order like them; of blocks that score alike,
+    the later one is better.
+
+    In the first layer all landmarks have one key, and those that are searched at one place score alike: without a rule
+    for that, what is retrieved would depend on how many ranks there are. The last four bits of fp32 are rounding.
+    """
+    bits = score.float().contiguous().view(torch.int32)
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> 4
+    return (ascending.long() << 32) | numbers
+
+
+# The lower half of what `ranked` gives.
+_NUMBER = 0xFFFFFFFF
 
 
 def make_searcher(
@@ -117,9 +107,8 @@ def make_searcher(
     blocks: Blocks,
     slots: Slots,
     *,
-    sp: SequenceParallel | None,
+    sp: SequenceParallel,
     stride: int,
-    key_heads: int,
     rotate: Rotation,
 ) -> Searcher:
     """The searcher that the settings name. ValueError where faiss is named and can't serve."""
