@@ -68,7 +68,7 @@ class RandomAccessReader(SequenceReader):
 
     def _windows(self, sequence: Sequence) -> Any:
         """States [B, n, hidden size] and targets [B, n], window by window; each document by itself."""
-        inputs, targets = (torch.from_numpy(x).to(self.device) for x in (sequence.inputs, sequence.targets))
+        inputs, targets = (torch.from_numpy(x) for x in (sequence.inputs, sequence.targets))
         bounds = sequence.documents or (0, sequence.length)
         for start, stop in pairwise(bounds):
             if start == stop:
@@ -76,5 +76,5 @@ class RandomAccessReader(SequenceReader):
             reading = RandomAccess(self.model, self._retrieval, reserve=stop - start, quiet=True)
             at = start
             for states in reading.states(inputs[:, start:stop]):
-                yield states, targets[:, at : at + states.shape[1]]
+                yield states, targets[:, at : at + states.shape[1]].to(self.device)
                 at += states.shape[1]

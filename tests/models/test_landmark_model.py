@@ -1,11 +1,12 @@
-"""Landmark models: what a plain one computes on data that holds landmarks, in fp64, on any number of ranks; saved, loaded
-and refused in one sentence."""
+"""Landmark models: what a plain one computes on data that holds landmarks, in fp64, on any number of ranks; saved,
+loaded, and refused in one sentence."""
 
 from __future__ import annotations
 
 import copy
 import json
 import shutil
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -91,10 +92,10 @@ def test_the_landmark_starts_as_the_mean_of_the_other_rows_and_the_rest_is_taken
 def test_documents_are_read_as_if_each_stood_alone():
     model, tokens = to_landmark(plain(), BLOCK), make_tokens(1, LENGTH)
     found = model(input_ids=tokens, documents=PACKED).logits
-    alone = [model(input_ids=tokens[:, a:b]).logits for a, b in zip(PACKED, PACKED[1:]) if a < b]
+    alone = [model(input_ids=tokens[:, a:b]).logits for a, b in pairwise(PACKED) if a < b]
     assert float((found - torch.cat(alone, dim=1)).detach().abs().max()) < 1e-10
     # As transformers says where documents end, too.
-    restarts = torch.cat([torch.arange(b - a) for a, b in zip(PACKED, PACKED[1:])])[None]
+    restarts = torch.cat([torch.arange(b - a) for a, b in pairwise(PACKED)])[None]
     assert torch.equal(model(input_ids=tokens, position_ids=restarts).logits, found)
 
 

@@ -69,6 +69,10 @@ class Home:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    def of_layer(self, layer: int) -> Home:
+        """The place of one layer."""
+        return self
+
     def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, reserve: int) -> Array:
         """An empty array of records of `shape`."""
         return Array(shape, dtype, self._device, reserve)
@@ -90,6 +94,9 @@ class FileHome(Home):
             raise ValueError(
                 f"the folder for past blocks, {folder}, can't be made ({error}): name another with retrieval.folder."
             ) from None
+
+    def of_layer(self, layer: int) -> Home:
+        return FileHome(self._folder, f"{self._prefix}-layer{layer}")
 
     def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, reserve: int) -> Array:
         try:

@@ -33,20 +33,14 @@ class FaissSearcher(Searcher):
         rotate: Rotation,
     ) -> None:
         super().__init__(config, blocks, slots, sp=sp, stride=stride)
-        if config.kind != "token_and_head":
-            raise ValueError(
-                "an index answers each query by itself, so that retrieval.search=faiss goes with "
-                f"retrieval.kind=token_and_head, got kind={config.kind}: write retrieval.search=exact."
-            )
         self._rotate = rotate
-        self._factory = config.search.partition(":")[2] or "Flat"
+        self._factory = _factory(config)
         self._indices: list[Any] = []
-        check_factory(self._factory, 8)
 
     def added(self, landmarks: Tensor) -> None:
         rows, count, dim = landmarks.shape
         if not self._indices:
-            self._indices = [check_factory(self._factory, dim) for _ in range(rows)]
+            self._indices = [make_index(self._factory, dim) for _ in range(rows)]
         known = self._indices[0].ntotal
         numbers = torch.arange(known, known + count, device=landmarks.device) * self.world + self.rank
         # Where they stand once they are older than the last k; with plain positions, for ever.
@@ -82,7 +76,21 @@ class FaissSearcher(Searcher):
         return best.topk(k, dim=-1).values
 
 
-def check_factory(factory: str, dim: int) -> Any:
+def check_index(config: RetrievalConfig) -> None:
+    """ValueError where faiss can't search so."""
+    if config.kind != "token_and_head":
+        raise ValueError(
+            "an index answers each query by itself, so that retrieval.search=faiss goes with "
+            f"retrieval.kind=token_and_head, got kind={config.kind}: write retrieval.search=exact."
+        )
+    make_index(_factory(config), 8)
+
+
+def _factory(config: RetrievalConfig) -> str:
+    return config.search.partition(":")[2] or "Flat"
+
+
+def make_index(factory: str, dim: int) -> Any:
     """An empty index for inner products. ValueError where faiss is missing, or can't make one that serves."""
     try:
         import faiss

@@ -20,7 +20,7 @@ from ringattn.attention import SequenceParallel
 from ringattn.kernels.merge import merge_
 from ringattn.models.landmark.blocks import Blocks, DeviceHome, FileHome, Home
 from ringattn.models.landmark.grouped import retrieved_attention, window_attention
-from ringattn.models.landmark.search import Rotation, Searcher, make_searcher
+from ringattn.models.landmark.search import Rotation, Searcher, check_search, make_searcher
 from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
@@ -50,6 +50,10 @@ class LandmarkMemory:
         # Tokens of a window, landmarks counted.
         self.window = window_blocks(config, self.block) * self.stride
         self.slots = Slots(config, self.block)
+        if config.search != "exact":
+            # Here, and not in the middle of a text.
+            check_search(config)
+        self._home = _home(config, self.rank, model.device)
         self._reserve = -(-reserve // (self.block * self.world))
         self._layers: dict[int, _Layer] = {}
         # Places count landmarks: of the next token, and of the window's first one.
@@ -160,20 +164,13 @@ class LandmarkMemory:
         if index not in self._layers:
             blocks = Blocks(
                 key.shape[0] * key.shape[1], self.block, key.shape[3], dtype=key.dtype, device=key.device,
-                home=self._home(key.device, index), reserve=self._reserve,
+                home=self._home.of_layer(index), reserve=self._reserve,
             )  # fmt: skip
             searcher = make_searcher(
                 self.config, blocks, self.slots, sp=self._sp, stride=self.stride, rotate=self._rotation(module)
             )
             self._layers[index] = _Layer(key, self.window, blocks, searcher)
         return self._layers[index]
-
-    def _home(self, device: torch.device, layer: int) -> Home:
-        if self.config.keep == "device":
-            return DeviceHome(device)
-        if self.config.keep == "cpu":
-            return Home(torch.device("cpu"))
-        return FileHome(Path(str(self.config.folder)), f"rank{self.rank}-layer{layer}")
 
     def _rotation(self, module: nn.Module) -> Rotation:
         apply = sys.modules[type(module).__module__].apply_rotary_pos_emb
@@ -185,6 +182,12 @@ class LandmarkMemory:
             return turned
 
         return rotate
+
+
+def _home(config: RetrievalConfig, rank: int, device: torch.device) -> Home:
+    if config.keep == "device":
+        return DeviceHome(device)
+    return Home(torch.device("cpu")) if config.keep == "cpu" else FileHome(Path(str(config.folder)), f"rank{rank}")
 
 
 def window_blocks(config: RetrievalConfig, block: int) -> int:

@@ -86,9 +86,10 @@ class RandomAccess:
 
     def _piece(self, input_ids: Tensor, flags: list[bool]) -> Tensor:
         """States of the tokens among the next places, of which `flags` says whether a landmark stands there."""
-        landmark = torch.tensor(flags, device=input_ids.device)
         decoder, memory = self._decoder, self.memory
-        hidden = decoder.insert(decoder.embed(input_ids), landmark)
+        device = decoder.landmark.weight.device
+        landmark = torch.tensor(flags, device=device)
+        hidden = decoder.insert(decoder.embed(input_ids.to(device)), landmark)
         # Positions depend on who reads: the layers hand their queries and keys over as if all stood at 0.
         turn = decoder.rotary_emb(hidden, torch.zeros((1, 1), dtype=torch.int64, device=hidden.device))[0]
         still = torch.ones_like(turn), torch.zeros_like(turn)

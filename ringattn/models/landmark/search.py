@@ -19,7 +19,7 @@ from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
 # Landmarks whose scores exist at one time.
-_CHUNK = 256
+_CHUNK = 128
 
 Rotation = Callable[[Tensor, Tensor], Tensor]
 
@@ -100,6 +100,13 @@ def ranked(score: Tensor, numbers: Tensor) -> Tensor:
 
 # The lower half of what `ranked` gives.
 _NUMBER = 0xFFFFFFFF
+
+
+def check_search(config: RetrievalConfig) -> None:
+    """ValueError where faiss is named and can't serve."""
+    from ringattn.models.landmark.faiss_search import check_index
+
+    check_index(config)
 
 
 def make_searcher(
