@@ -7,6 +7,7 @@ from ringattn.kernels.cuda import CudaCudnn, CudaEfficient, CudaFlash
 from ringattn.kernels.flash_attn import FlashAttn
 from ringattn.kernels.kernel import Kernel, Request
 from ringattn.kernels.landmark_naive import LandmarkNaive
+from ringattn.kernels.landmark_tiled import LandmarkTiled
 from ringattn.kernels.naive import Naive
 from ringattn.kernels.tiled import Tiled
 from ringattn.sequence.layout import suggest
@@ -23,7 +24,7 @@ KERNELS: tuple[Kernel, ...] = (
 )
 
 # Landmark attention's: of the same interface, over bands of their own (`ringattn.kernels.landmark_bands`).
-LANDMARK_KERNELS: tuple[Kernel, ...] = (LandmarkNaive(),)
+LANDMARK_KERNELS: tuple[Kernel, ...] = (LandmarkTiled(), LandmarkNaive())
 
 
 def choose_kernel(name: str, request: Request) -> Kernel:

@@ -50,15 +50,15 @@ def landmark_attention(
     key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
     scores = query @ key.transpose(-1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
 
-    weights = _softmax(scores, own | (past & landmark))
-    result = torch.where(own, weights, 0.0)
-    for k in torch.unique(number[landmark]).tolist():
-        for d in torch.unique(document[landmark & (number == k)]).tolist():
-            members = (document == d) & (number == k)
-            inside = past & members & ~landmark
-            share = weights[..., members & landmark]
-            result = result + torch.where(inside, share * _softmax(scores, inside), 0.0)
-    return (result @ value).transpose(1, 2).to(query.dtype)
+    weights = scores.masked_fill(~(own | (past & landmark)), -math.inf).softmax(dim=-1)
+    out = weights.masked_fill(~own, 0.0) @ value
+    for at in torch.nonzero(landmark).flatten().tolist():
+        # Behind this landmark to its document's end, it stands for its block with the block's mean under p.
+        rows = slice(at + 1, at + 1 + int((document[at + 1 :] == document[at]).sum()))
+        tokens = slice(at - block, at)
+        mean = scores[..., rows, tokens].softmax(dim=-1) @ value[..., tokens, :]
+        out[..., rows, :] += weights[..., rows, at, None] * mean
+    return out.transpose(1, 2).to(query.dtype)
 
 
 class LandmarkNaive(Kernel):
@@ -132,12 +132,3 @@ def _for_each_query_head(x: Tensor, query: Tensor) -> Tensor:
 
 def _for_each_key_head(x: Tensor, key: Tensor) -> Tensor:
     return x.unflatten(1, (key.shape[1], -1)).sum(dim=2)
-
-
-def _softmax(scores: Tensor, shown: Tensor) -> Tensor:
-    """Softmax over the keys that `shown` [S, S] shows each query; 0 elsewhere, and in rows that see none."""
-    largest = scores.detach().masked_fill(~shown, -math.inf).amax(dim=-1, keepdim=True)
-    largest = largest.masked_fill(largest == -math.inf, 0.0)
-    weights = torch.where(shown, (torch.where(shown, scores, largest) - largest).exp(), 0.0)
-    total = weights.sum(dim=-1, keepdim=True)
-    return weights / torch.where(total == 0, torch.ones_like(total), total)
