@@ -11,7 +11,7 @@ from typing import Literal
 
 from ringattn.launch.words import aligned, mapping, rows, setting
 
-from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
+from ringattn.settings.retrieval import RetrievalConfig, check_model_serves, check_retrieval
 from ringattn.settings.typed import build
 
 HELP = """\
@@ -97,6 +97,7 @@ def check(config: GenerateConfig) -> Path:
     from ringattn.launch.plan import shipped_path
 
     from ringattn.models.source import locate
+    from ringattn.planner.architecture import read_config
     from ringattn.schedule import parse
     from ringattn.sequence.layout import make_layout
     from ringattn.settings.rope import parse_rope_scaling
@@ -113,7 +114,10 @@ def check(config: GenerateConfig) -> Path:
     make_layout(config.layout, 0, 1)
     if config.rope_scaling is not None:
         parse_rope_scaling(config.rope_scaling)
-    return locate(shipped_path(config.model) or config.model)
+    folder = locate(shipped_path(config.model) or config.model)
+    if config.retrieval is not None:
+        check_model_serves(read_config(folder), config.retrieval, name=str(folder))
+    return folder
 
 
 def check_numbers(config: GenerateConfig) -> None:

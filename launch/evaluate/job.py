@@ -35,6 +35,7 @@ from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.evaluation_report import write_evaluation
 from ringattn.report.evaluation_table import evaluation_text
 from ringattn.settings.evaluation import EvaluationConfig, out_folder
+from ringattn.settings.retrieval import positions_reached
 from ringattn.training.reader import SequenceReader
 
 
@@ -129,12 +130,12 @@ def _make_reader(
     transformers_logging.disable_progress_bar()
     chosen = config.model
     model = load_model(config.folder, rope_scaling=chosen.rope_scaling, length=max(config.token_lengths))
+    model = with_blocks(model, chosen.landmark_block)
     notes = _notes(config, model)
     if sp.rank == 0:
         for note in notes:
             print(note, file=sys.stderr, flush=True)
-    model.to(device)  # type: ignore[arg-type]
-    model = with_blocks(model, chosen.landmark_block)
+    model.to(device)
     model = parallelize(model, sp).eval()
     if config.retrieval is not None:
         return RandomAccessReader(
@@ -147,6 +148,8 @@ def _notes(config: EvaluationConfig, model: PreTrainedModel) -> list[str]:
     """A warning where positions do not reach."""
     sizes = model.config.get_text_config()
     longest, reach = max(config.token_lengths), getattr(sizes, "max_position_embeddings", None)
+    if config.retrieval is not None:
+        longest = positions_reached(config.retrieval, sizes.landmark_block, longest)
     if reach is None or longest <= reach or has_rope_scaling(sizes.to_dict()):
         return []
     # The library's own warning speaks of config attributes; a person at the command line has settings.

@@ -278,7 +278,7 @@ class Held(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
+        self.peak, self._seen = 0, 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -289,8 +289,12 @@ class Held(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._alive:
                 storage = tensor.untyped_storage()
                 self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._alive = {name: held for name, held in self._alive.items() if not held[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                self._seen += storage.nbytes()
+        if self._seen > self.peak:
+            # What is gone by now is counted out where that matters: to look each time would take most of the time.
+            self._alive = {name: held for name, held in self._alive.items() if not held[0].expired()}
+            self._seen = sum(size for _, size in self._alive.values())
+            self.peak = max(self.peak, self._seen)
         return made
 
 

@@ -34,7 +34,7 @@ def to_landmark(model: nn.Module, block: int = 63) -> Any:
     if is_landmark(inner.config):
         raise ValueError(
             f"the model is a landmark model already, with blocks of {inner.config.landmark_block} tokens: use it as it "
-            "is, or turn it back first with from_landmark."
+            "is, or make a plain one of it first (from_landmark, or `ringattn convert` with to=plain)."
         )
     if kind not in FAMILIES:
         raise ValueError(

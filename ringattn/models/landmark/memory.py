@@ -22,7 +22,7 @@ from ringattn.models.landmark.blocks import Blocks, DeviceHome, FileHome, Home
 from ringattn.models.landmark.grouped import retrieved_attention, window_attention
 from ringattn.models.landmark.search import Rotation, Searcher, check_search, make_searcher
 from ringattn.models.landmark.slots import Slots
-from ringattn.settings.retrieval import RetrievalConfig
+from ringattn.settings.retrieval import RetrievalConfig, window_blocks
 
 
 class _Layer:
@@ -188,14 +188,3 @@ def _home(config: RetrievalConfig, rank: int, device: torch.device) -> Home:
     if config.keep == "device":
         return DeviceHome(device)
     return Home(torch.device("cpu")) if config.keep == "cpu" else FileHome(Path(str(config.folder)), f"rank{rank}")
-
-
-def window_blocks(config: RetrievalConfig, block: int) -> int:
-    """How many blocks a window holds. ValueError where it holds no whole number of them."""
-    if config.window % block:
-        near = max(1, round(config.window / block)) * block
-        raise ValueError(
-            f"a window holds whole blocks, of {block} tokens in this model, got retrieval.window={config.window}: "
-            f"write retrieval.window={near}."
-        )
-    return config.window // block

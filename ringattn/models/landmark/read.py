@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import attachment_of
 from ringattn.models.inputs import describe_value
-from ringattn.models.landmark.families import is_landmark
-from ringattn.models.landmark.memory import LandmarkMemory, window_blocks
+from ringattn.models.landmark.memory import LandmarkMemory
 from ringattn.models.rotary import depends_on_length
 from ringattn.models.support import text_model
 from ringattn.runtime.transport import Mailboxes, VirtualTransport
-from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
+from ringattn.settings.retrieval import RetrievalConfig, check_model_serves, check_retrieval
 
 _logger = logging.getLogger("ringattn")
 
@@ -117,12 +116,7 @@ class RandomAccess:
 
 def check_serves(model: Any, config: RetrievalConfig) -> None:
     """ValueError where `model` can't be read so."""
-    if not is_landmark(model.config):
-        raise ValueError(
-            f"blocks are retrieved by their landmarks, and {type(model).__name__} has none: make a landmark model of "
-            "it (ringattn convert source=... out=... to=landmark) and train that, or leave the retrieval settings out."
-        )
-    window_blocks(config, model.config.landmark_block)
+    check_model_serves(model.config.to_dict(), config, name=type(model).__name__)
     if config.positions == "plain" and depends_on_length(model.model.rotary_emb):
         raise ValueError(
             "rotary positions that depend on the length (dynamic, longrope) can't stand for blocks kept before them: "
