@@ -77,6 +77,7 @@ def help_text() -> str:
     found = [
         ("model.path", "", "the model: a checkpoint folder, a GGUF file, a hub name; or model=smollm2_135m"),
         ("model.rope_scaling", "null", "stretch its positions first: yarn:16384, see docs/models.md"),
+        ("model.landmark_block", "null", "make a landmark model of it first; a trained one knows its block"),
         *rows(EvaluationConfig),
     ]
     for group, cls in (

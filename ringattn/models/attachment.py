@@ -38,6 +38,17 @@ class Attachment:
         return self
 
 
+def cut_of(model: nn.Module) -> Cut:
+    """How a parallelized model's sequences are spread over the ranks: of a landmark model, not as its `sp` would.
+
+    Raises ValueError where the model is not parallelized.
+    """
+    found = attachment_of(model)
+    if found is None:
+        raise ValueError(f"{type(model).__name__} is not parallelized: call ringattn.parallelize(model, sp) first")
+    return found.cut
+
+
 def attachment_of(module: nn.Module) -> Attachment | None:
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, Attachment) else None

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import ringattn
 from ringattn.kernels.landmark_naive import landmark_attention
-from ringattn.models.attachment import attachment_of
+from ringattn.models.attachment import cut_of
 from ringattn.models.landmark import FAMILIES, from_landmark, to_landmark
 from ringattn.models.landmark.convert import check_tokenizer
 from ringattn.models.load import load_model
@@ -117,8 +117,8 @@ def parallel_step(
     for tensor in (loss, *gradients.values()):
         dist.all_reduce(tensor)
         tensor /= sp.world
-    cut = attachment_of(model).cut
-    return Step(loss, gradients, cut.unshard(outputs.logits.detach(), 1, tokens.shape[1], documents))
+    logits = cut_of(model).unshard(outputs.logits.detach(), 1, tokens.shape[1], documents)
+    return Step(loss, gradients, logits)
 
 
 @pytest.mark.parametrize(

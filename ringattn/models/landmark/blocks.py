@@ -52,8 +52,8 @@ class Blocks:
 
     @property
     def device_bytes(self) -> int:
-        """What stays on the device."""
-        return self.bytes if self._home.on_device else 0
+        """What stays on the device, room for blocks to come too."""
+        return self._records.held + self._landmarks.held if self._home.on_device else 0
 
     @property
     def bytes(self) -> int:
@@ -133,6 +133,11 @@ class Array:
     def used(self) -> int:
         """Bytes of the records that are there."""
         return self._count * torch.Size(self._shape).numel() * self._dtype.itemsize
+
+    @property
+    def held(self) -> int:
+        """Bytes of the room for records."""
+        return self._data.nbytes
 
     def _made(self, capacity: int) -> Tensor:
         return torch.empty((capacity, *self._shape), dtype=self._dtype, device=self._device)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ringattn.kernels.landmark_naive import landmark_attention
+from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import attachment_of
 from ringattn.models.attend import NAME, Retriever
 from ringattn.models.inputs import check_no_padding, describe_documents
+from ringattn.runtime.transport import Mailboxes, VirtualTransport
 from ringattn.sequence.landmarks import Bounds, Ints, are_landmarks, block_numbers, with_landmarks
 from ringattn.sequence.layout import Layout
 
@@ -94,7 +95,10 @@ class LandmarkDecoder(LandmarkAttention):
         attachment = attachment_of(self)  # type: ignore[arg-type]
         spread, bounds = with_landmarks(whole, None if documents is None else tuple(map(int, documents)), block)
         layout, rank = None, 0
-        if attachment is not None:
+        if attachment is None:
+            # Whatever process group there is, a model that is not parallelized works by itself.
+            options["alone"] = SequenceParallel.over(VirtualTransport(0, Mailboxes(1)))
+        else:
             layout, rank = attachment.cut.with_landmarks(spread, bounds), attachment.sp.rank
         parts = _parts(spread, bounds, block, layout, rank)
         self._check_positions(position_ids, parts)
@@ -178,22 +182,27 @@ def attend_alone(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    length: int | None = None,
     documents: Bounds = None,
     landmark_block: int | None = None,
+    alone: SequenceParallel | None = None,
     retrieval: Retriever | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Grouped softmax of whole sequences with landmarks on one process, in the form that transformers expects.
 
-    query: [B, Hq, n, D]; key, value: [B, Hkv, n, D]. Returns ([B, n, Hq, D], None).
+    query: [B, Hq, n, D]; key, value: [B, Hkv, n, D]. Returns ([B, n, Hq, D], None). alone: computes it.
     """
     if retrieval is not None:
         return retrieval.attend(module, query, key, value, scale=scaling), None
-    assert landmark_block is not None
+    assert alone is not None and landmark_block is not None
     if dropout > 0:
         raise ValueError(
             f"dropout inside attention is not supported, got {dropout} in {type(module).__name__}: set "
             "model.config.attention_dropout to 0 before the model is made"
         )
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return landmark_attention(query, key, value, block=landmark_block, documents=documents, scale=scaling), None
+    out = alone.attention(
+        query, key, value, documents=documents, scale=scaling, length=length, landmark_block=landmark_block
+    )
+    return out, None

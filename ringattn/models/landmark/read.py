@@ -86,7 +86,7 @@ class RandomAccess:
     def _piece(self, input_ids: Tensor, flags: list[bool]) -> Tensor:
         """States of the tokens among the next places, of which `flags` says whether a landmark stands there."""
         decoder, memory = self._decoder, self.memory
-        device = decoder.landmark.weight.device
+        device = next(decoder.parameters()).device
         landmark = torch.tensor(flags, device=device)
         hidden = decoder.insert(decoder.embed(input_ids.to(device)), landmark)
         # Positions depend on who reads: the layers hand their queries and keys over as if all stood at 0.
