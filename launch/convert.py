@@ -10,6 +10,8 @@ from typing import Literal
 
 from ringattn.launch.words import aligned, read, rows, setting
 
+from ringattn.settings.rules import positive
+
 HELP = """\
 usage: ringattn convert source=... out=FOLDER [setting=value ...]
 
@@ -20,6 +22,9 @@ Writes a Hugging Face folder (config, safetensors, tokenizer) from
   a DeepSpeed ZeRO checkpoint     stages 1, 2 and 3
   a Hugging Face folder or name   in another dtype, or in files of another size
   a run folder of ringattn        its newest checkpoint, whichever of these it is
+
+and with to=landmark makes a landmark model of it, to be trained (docs/landmark-models.md); to=plain takes the landmarks
+out again.
 
 Settings, their defaults and meanings:
 {settings}
@@ -37,6 +42,10 @@ class ConvertConfig:
     base: str | None = setting(None, "the model that an adapter or a DeepSpeed checkpoint belongs to")
     dtype: Literal["bfloat16", "float32", "float16"] | None = setting(None, "of the weights; null: as they are stored")
     shard_size: str = setting("5GB", "of one file of weights, at most: 500MB, 5GB")
+    to: Literal["landmark", "plain"] | None = setting(
+        None, "a landmark model, or one without landmarks; null: as it is"
+    )
+    landmark_block: int | None = setting(None, "with to=landmark: tokens of a block; null: 63")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,6 +63,10 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"the setting {name} is required and has no value: write {name}=...")
     if not _SIZE.fullmatch(config.shard_size):
         raise ValueError(f"shard_size is a number of MB or GB, got {config.shard_size!r}: write for example 5GB.")
+    if config.landmark_block is not None and config.to != "landmark":
+        raise ValueError(f"landmark_block={config.landmark_block} is for making a landmark model: write to=landmark.")
+    block = 63 if config.landmark_block is None else config.landmark_block
+    positive({"landmark_block": block})
     out = Path(str(config.out)).expanduser().absolute()
     if out.exists():
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
@@ -67,7 +80,10 @@ def run(arguments: Sequence[str]) -> int:
     source = identify(str(config.source))
     print(source.describe(), flush=True)
     dtype = None if config.dtype is None else getattr(torch, config.dtype)
-    written = convert(source, out, base=config.base, dtype=dtype, shard_size=config.shard_size)
+    written = convert(
+        source, out, base=config.base, dtype=dtype, shard_size=config.shard_size, to=config.to,
+        landmark_block=block,
+    )  # fmt: skip
     print(
         f"{out}: {written.weights:,} weights in {str(written.dtype).removeprefix('torch.')}, {written.files} file(s), "
         + (f"tokenizer {', '.join(written.tokenizer)}" if written.tokenizer else "no tokenizer")

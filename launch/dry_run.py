@@ -79,8 +79,9 @@ def training_step(config: RunConfig, ranks: int, *, rows: int) -> TrainingStep:
     """What the memory estimate needs to know of a run on `rows` rows of `ranks` ranks."""
     forward, backward = schedules_of(config, ranks)
     bfloat16, stage = config.trainer.precision == "bfloat16", config.deepspeed.stage or 0
+    length, block = config.trainer.sequence_length, config.model.landmark_block
     return TrainingStep(
-        length=config.trainer.sequence_length,
+        length=length if block is None else length + length // block,
         ranks=ranks,
         schedule=forward,
         backward=backward,

@@ -11,13 +11,15 @@ from typing import Literal
 
 from ringattn.launch.words import aligned, mapping, rows, setting
 
+from ringattn.settings.retrieval import RetrievalConfig, check_model_serves, check_retrieval
 from ringattn.settings.typed import build
 
 HELP = """\
 usage: ringattn generate model.path=FOLDER prompt="..." [setting=value ...]
 
 Continues a prompt. It is read by all ranks together, under any schedule; after that each rank holds its share of the
-keys and values, and answers each new token's query for those.
+keys and values, and answers each new token's query for those. A landmark model reads it in windows and retrieves past
+blocks (retrieval.k=4 ...).
 
   ringattn generate model.path=runs/finetune/checkpoints/latest prompt_file=book.txt max_new_tokens=200
   torchrun --nproc-per-node 2 -m ringattn generate model.path=FOLDER prompt="In the beginning"
@@ -50,6 +52,8 @@ class GenerateConfig:
     threads: int | None = setting(None, "of each; null: cores / processes")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cuda where there is one, else cpu")
     timeout: float = setting(600.0, "seconds until a silent peer is an error")
+    # Of a landmark model; its defaults where nothing is said.
+    retrieval: RetrievalConfig | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -59,7 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         ValueError: a mistake in the settings, the prompt or the model.
     """
     if {"-h", "--help"} & set(arguments):
-        print(HELP.format(settings=aligned(rows(GenerateConfig))), end="")
+        found = [*rows(GenerateConfig), *((f"retrieval.{row[0]}", *row[1:]) for row in rows(RetrievalConfig))]
+        print(HELP.format(settings=aligned(found)), end="")
         return 0
     config = read_words(arguments)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -91,6 +96,7 @@ def check(config: GenerateConfig) -> Path:
     from ringattn.launch.plan import shipped_path
 
     from ringattn.models.source import locate
+    from ringattn.planner.architecture import read_config
     from ringattn.schedule import parse
     from ringattn.sequence.layout import make_layout
     from ringattn.settings.rope import parse_rope_scaling
@@ -100,12 +106,17 @@ def check(config: GenerateConfig) -> Path:
         raise ValueError("the setting model.path is required and has no value: write model.path=FOLDER.")
     prompt_text(config)
     check_numbers(config)
+    if config.retrieval is not None:
+        check_retrieval(config.retrieval)
     positive({"processes": config.processes, "threads": config.threads, "timeout": config.timeout})
     parse(config.schedule)
     make_layout(config.layout, 0, 1)
     if config.rope_scaling is not None:
         parse_rope_scaling(config.rope_scaling)
-    return locate(shipped_path(config.model) or config.model)
+    folder = locate(shipped_path(config.model) or config.model)
+    if config.retrieval is not None:
+        check_model_serves(read_config(folder), config.retrieval, name=str(folder))
+    return folder
 
 
 def check_numbers(config: GenerateConfig) -> None:

@@ -17,8 +17,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import ringattn
-from ringattn.models.decode import Decoder
-from ringattn.models.generate import stream
+from ringattn.models.generate import make_decoder, stream
 from ringattn.models.load import load_model
 
 
@@ -51,7 +50,8 @@ def work(config: GenerateConfig, folder: Path, prompt: str) -> None:
 
 
 def _speak(config: GenerateConfig, model: Any, tokenizer: Any, ids: torch.Tensor, *, first: bool) -> None:
-    decoder = Decoder(model, reserve=config.max_new_tokens)
+    prompt = ids.shape[1]
+    decoder = make_decoder(model, reserve=prompt + config.max_new_tokens, prompt=prompt, retrieval=config.retrieval)
     stop = ends_of(model, tokenizer)
     started = time.perf_counter()
     read = 0.0

@@ -27,6 +27,7 @@ from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
+from ringattn.models.landmark import check_tokenizer, is_landmark, with_blocks
 from ringattn.models.load import load_model, new_llama
 from ringattn.models.support import text_model
 from ringattn.models.tiled_mlp import tile_mlp
@@ -305,7 +306,12 @@ def build_model(config: RunConfig) -> Any:
     else:
         model = load_model(Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, length=length)
         setting = f"model.rope_scaling=yarn:{length}"
+    if chosen.landmark_block is not None and chosen.path is not None:
+        check_tokenizer(Path(chosen.path), model.config.vocab_size)
+    model = with_blocks(model, chosen.landmark_block)
     reach = model.config.max_position_embeddings
+    if is_landmark(model.config):
+        length += length // model.config.landmark_block
     if length > reach and not has_rope_scaling(model.config.to_dict()):
         # The library's own warning speaks of config attributes; a person at the command line has settings.
         warnings.filterwarnings("ignore", message="a sequence of .* positions is longer than the model's")

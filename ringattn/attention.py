@@ -172,35 +172,40 @@ class SequenceParallel:
     # How the sequence is cut.
 
     def layout(self, length: int, mask: Mask | None = None) -> Layout:
-        """The layout of a sequence of `length` tokens. `mask` matters to `balanced` alone (causal unless given)."""
+        """The layout of a sequence of `length` tokens. `mask` matters to `balanced` (causal unless given), and where it
+        has landmarks, whose blocks stay whole."""
         if isinstance(self._layout, Layout):
             if self._layout.length != length:
                 raise ValueError(
                     f"the layout given is for {self._layout.length} tokens, and the sequence has {length}; "
                     "name a layout to cut any length"
                 )
-            return self._layout
+            return self._layout if mask is None else self._layout.fit(mask.blocks)
         return make_layout(self._layout, length, self.world, mask)
 
     def positions(self, length: int, *, mask: Mask | None = None) -> Tensor:
         """int64 [n]: the global position of each of this rank's tokens, in a sequence of `length` tokens."""
         return torch.from_numpy(self.layout(length, mask).positions(self.rank))
 
-    def shard(self, x: Tensor, dim: int, *, mask: Mask | None = None) -> Tensor:
+    def shard(self, x: Tensor, dim: int, *, mask: Mask | None = None, layout: Layout | None = None) -> Tensor:
         """This rank's part of `x` along `dim`, which counts the tokens of the whole sequence. Differentiable: each
-        rank's `x` gets the gradient of its own part, and zeros elsewhere."""
-        positions = self.layout(x.shape[dim], mask).positions(self.rank)
+        rank's `x` gets the gradient of its own part, and zeros elsewhere. layout: another than the object's."""
+        positions = (layout or self.layout(x.shape[dim], mask)).positions(self.rank)
         return x.index_select(dim, torch.from_numpy(positions).to(x.device))
 
-    def unshard(self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None) -> Tensor:
+    def unshard(
+        self, x: Tensor, dim: int, *, length: int | None = None, mask: Mask | None = None, layout: Layout | None = None
+    ) -> Tensor:
         """The whole of which every rank holds a part along `dim`. Collective.
 
-        length: the number of tokens of the whole; needed where shards are uneven. Differentiable: each rank's part
-        gets its gradient from all ranks, summed (in fp32 at least), as if their losses were added up.
+        length: the number of tokens of the whole; needed where shards are uneven. layout: another than the object's.
+        Differentiable: each rank's part gets its gradient from all ranks, summed (in fp32 at least), as if their
+        losses were added up.
         """
         dim = dim % x.dim()
-        length = x.shape[dim] * self.world if length is None else length
-        layout = self.layout(length, mask)
+        if layout is None:
+            layout = self.layout(x.shape[dim] * self.world if length is None else length, mask)
+        length = layout.length
         if self._groups is None:
             if self.world > 1:
                 raise ValueError("unshard needs a process group, and this rank lives in a virtual world")
@@ -241,6 +246,7 @@ class SequenceParallel:
         length: int | None = None,
         key_length: int | None = None,
         layout: Layout | None = None,
+        landmark_block: int | None = None,
     ) -> Tensor:
         """Attention of this rank's queries over the keys of all ranks. Collective; differentiable once.
 
@@ -252,12 +258,14 @@ class SequenceParallel:
         length: the global number of queries; n times the ranks (or the documents' end) unless given. key_length:
             likewise; `length` unless given, or m times the ranks where m is not n.
         layout: another layout than the object's, for queries and keys of this call.
+        landmark_block: landmark attention over a sequence with a landmark behind every so many tokens of a document
+            (docs/landmark.md); lengths and documents count the landmarks, and shards are those of a mask with it.
 
         Raises ValueError (on every rank) where an argument does not fit, or where ranks make different calls.
         """
         options = Options(
             causal=causal, window=window, documents=documents, key_documents=key_documents, scale=scale,
-            softcap=softcap, length=length, key_length=key_length, layout=layout,
+            softcap=softcap, length=length, key_length=key_length, layout=layout, landmark_block=landmark_block,
         )  # fmt: skip
         kept = replay(self._keeping, query)
         if kept is not None:
@@ -278,10 +286,16 @@ class SequenceParallel:
         return _Attention.apply(query, key, value, sinks, self, call, None)
 
     def kernels(
-        self, dtype: torch.dtype, head_dim: int, *, device: str = "cpu", softcap: float | None = None
+        self,
+        dtype: torch.dtype,
+        head_dim: int,
+        *,
+        device: str = "cpu",
+        softcap: float | None = None,
+        landmark_block: int | None = None,
     ) -> list[tuple[str, str]]:
         """Each kernel, with `chosen`, `serves`, or why it can't serve such tensors; in the order of preference."""
-        return explain_kernels(Request(torch.device(device), dtype, head_dim, softcap))
+        return explain_kernels(Request(torch.device(device), dtype, head_dim, softcap, landmark_block))
 
     def agree(self, terms: Terms, refused: ValueError | None = None) -> None:
         """Raise ValueError on every rank where the ranks' `terms` differ (a name and what this rank says to it), or
@@ -354,6 +368,11 @@ class SequenceParallel:
             )
         if softcap is not None and softcap <= 0:
             raise ValueError(f"softcap must be above 0, got {softcap}; pass softcap=None for none")
+        if softcap is not None and mask.landmark_block is not None:
+            raise ValueError(
+                f"landmark attention has no softcap, got landmark_block {mask.landmark_block} with softcap {softcap}; "
+                "leave one of them out"
+            )
         rows, columns = query.shape[1], key.shape[1]
         if length is None:
             length = mask.documents[-1] if mask.documents else rows * self.world
@@ -365,7 +384,11 @@ class SequenceParallel:
         mask.check(length, key_length)
         if layout is not None and layout.world != self.world:
             raise ValueError(f"the layout is for {layout.world} ranks, but the group has {self.world}")
-        of_queries = layout if layout is not None and layout.length == length else self.layout(length)
+        if layout is not None and layout.length == length:
+            of_queries = layout.fit(mask.blocks)
+        else:
+            # A shard is made before the call, so of a call's mask the layout takes only what shards must know too.
+            of_queries = self.layout(length, mask if mask.landmark_block is not None else None)
         of_keys = of_queries
         if key_length != length:
             of_keys = layout if layout is not None and layout.length == key_length else self._key_layout(key_length)
@@ -405,7 +428,8 @@ class SequenceParallel:
             )
 
     def _compile(self, problem: Problem, query: Tensor) -> Call:
-        request = Request(query.device, query.dtype, query.shape[3], problem.softcap)
+        block = problem.mask.landmark_block
+        request = Request(query.device, query.dtype, query.shape[3], problem.softcap, block)
         kernel = choose_kernel(self.kernel, request)
         specs = [
             self._choose(problem, query, backward=bool(backward)) if spec == AUTO else spec

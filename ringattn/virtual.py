@@ -65,7 +65,10 @@ class VirtualWorld:
         query: [B, length, Hq, D]; key, value: [B, key length, Hkv, D]. Returns one [B, n, Hq, D] a rank.
         Differentiable, with the gradients of all ranks put together. options: those of `attention`, except lengths.
         """
-        layouts = [self.ranks[0].layout(x.shape[1], options.get("mask")) for x in (query, key)]
+        mask = Options(**options).mask()
+        layouts = [
+            self.ranks[0].layout(x.shape[1], mask if mask.landmark_block is not None else None) for x in (query, key)
+        ]
         shards = [
             [
                 x.index_select(1, torch.from_numpy(layout.positions(rank)).to(x.device))

@@ -24,15 +24,18 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ringattn.attention import SequenceParallel
+from ringattn.evaluation.random_access import RandomAccessReader
 from ringattn.evaluation.result import Evaluation, Setup
 from ringattn.evaluation.scoring import score_cases
 from ringattn.evaluation.windows import text_perplexity
+from ringattn.models.landmark import with_blocks
 from ringattn.models.load import load_model
 from ringattn.models.parallelize import parallelize
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.evaluation_report import write_evaluation
 from ringattn.report.evaluation_table import evaluation_text
 from ringattn.settings.evaluation import EvaluationConfig, out_folder
+from ringattn.settings.retrieval import positions_reached
 from ringattn.training.reader import SequenceReader
 
 
@@ -127,12 +130,17 @@ def _make_reader(
     transformers_logging.disable_progress_bar()
     chosen = config.model
     model = load_model(config.folder, rope_scaling=chosen.rope_scaling, length=max(config.token_lengths))
+    model = with_blocks(model, chosen.landmark_block)
     notes = _notes(config, model)
     if sp.rank == 0:
         for note in notes:
             print(note, file=sys.stderr, flush=True)
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     model = parallelize(model, sp).eval()
+    if config.retrieval is not None:
+        return RandomAccessReader(
+            model, config.retrieval, sp, device=device, chunk=config.chunk, precision=config.precision
+        ), notes
     return SequenceReader(model, sp, device=device, chunk=config.chunk, precision=config.precision), notes
 
 
@@ -140,6 +148,8 @@ def _notes(config: EvaluationConfig, model: PreTrainedModel) -> list[str]:
     """A warning where positions do not reach."""
     sizes = model.config.get_text_config()
     longest, reach = max(config.token_lengths), getattr(sizes, "max_position_embeddings", None)
+    if config.retrieval is not None:
+        longest = positions_reached(config.retrieval, sizes.landmark_block, longest)
     if reach is None or longest <= reach or has_rope_scaling(sizes.to_dict()):
         return []
     # The library's own warning speaks of config attributes; a person at the command line has settings.

@@ -12,6 +12,7 @@ from ringattn.launch.words import aligned, mapping, rows
 
 from ringattn.evaluation.result import Evaluation
 from ringattn.models.source import locate
+from ringattn.planner.architecture import read_config
 from ringattn.report import evaluation_json
 from ringattn.settings.evaluation import (
     EvaluationConfig,
@@ -23,6 +24,7 @@ from ringattn.settings.evaluation import (
 )
 from ringattn.settings.launcher import LauncherConfig
 from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.retrieval import RetrievalConfig, check_model_serves
 from ringattn.settings.typed import build
 
 _SHORT_FORMS = {
@@ -51,9 +53,17 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
     # Whatever the model is named by, each rank reads a folder.
     path = str(config.model.path)
     config = replace(config, model=replace(config.model, path=str(locate(shipped_path(path) or path))))
+    if config.retrieval is not None:
+        # The model may be made a landmark model on loading; what it then computes without training is its own affair.
+        values = read_config(config.folder) | _made(config.model.landmark_block)
+        check_model_serves(values, config.retrieval, name=str(config.folder))
     if config.harness.tasks is not None:
         check_installed()
     return config
+
+
+def _made(block: int | None) -> dict[str, int]:
+    return {} if block is None else {"landmark_block": block}
 
 
 def read_other(config: EvaluationConfig) -> Evaluation | None:
@@ -67,6 +77,7 @@ def help_text() -> str:
     found = [
         ("model.path", "", "the model: a checkpoint folder, a GGUF file, a hub name; or model=smollm2_135m"),
         ("model.rope_scaling", "null", "stretch its positions first: yarn:16384, see docs/models.md"),
+        ("model.landmark_block", "null", "make a landmark model of it first; a trained one knows its block"),
         *rows(EvaluationConfig),
     ]
     for group, cls in (
@@ -74,6 +85,7 @@ def help_text() -> str:
         ("ruler", RulerConfig),
         ("recall", RecallConfig),
         ("harness", HarnessConfig),
+        ("retrieval", RetrievalConfig),
     ):
         found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
     found += [

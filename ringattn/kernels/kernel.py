@@ -18,12 +18,13 @@ from ringattn.kernels.bands import Band
 
 @dataclass(frozen=True)
 class Request:
-    """What a call asks of a kernel, to choose one by."""
+    """What a call asks of a kernel, to choose one by. landmark_block: None for attention without landmarks."""
 
     device: torch.device
     dtype: torch.dtype
     head_dim: int
     softcap: float | None = None
+    landmark_block: int | None = None
 
 
 class Kernel(ABC):

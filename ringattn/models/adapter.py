@@ -28,7 +28,13 @@ def adapt(model: Any, config: AdapterConfig) -> Any:
             "adapter=lora needs the package peft, which is not installed: pip install 'ringattn[peft]', or write "
             "adapter=none."
         ) from None
-    whole = [*(_norms(model) if config.train_norms else ()), *(_embeddings(model) if config.train_embeddings else ())]
+    # A landmark that stays as it was made chooses nothing.
+    landmark = ["landmark"] if getattr(model.config, "landmark_block", None) is not None else []
+    whole = [
+        *landmark,
+        *(_norms(model) if config.train_norms else ()),
+        *(_embeddings(model) if config.train_embeddings else ()),
+    ]
     tied = bool(getattr(model.config, "tie_word_embeddings", False)) and config.train_embeddings
     settings = LoraConfig(
         task_type=TaskType.CAUSAL_LM,

@@ -7,7 +7,7 @@ attention module, the window as `sliding_window`, packed documents and the globa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,13 @@ from ringattn.models.attachment import attachment_of
 from ringattn.models.cache import ShardedCache
 
 NAME = "ringattn"
+
+
+class Retriever(Protocol):
+    """Attention of a landmark model over its window and the blocks that it retrieves."""
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) -> Tensor:
+        """query: [B, Hq, n, D]; key, value: [B, Hkv, n, D], without positions. Returns [B, n, Hq, D]."""
 
 
 def register() -> None:
@@ -39,15 +46,19 @@ def attend(
     is_causal: bool | None = None,
     length: int | None = None,
     documents: tuple[int, ...] | None = None,
+    landmark_block: int | None = None,
     shards: ShardedCache | None = None,
+    retrieval: Retriever | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attention of this rank's queries over the keys of all ranks, in the form that transformers expects.
 
     query: [B, Hq, n, D]; key, value: [B, Hkv, n, D], this rank's shards. Returns ([B, n, Hq, D], None).
     length, documents: what the hooks of `ringattn.models.inputs` gave to the model's call.
+    landmark_block: of a landmark model, whose decoder gives it; length and documents are with landmarks then.
     s_aux: [Hq], attention sinks, as gpt-oss passes them.
     shards: where generation keeps keys and values; while it decodes, the query is one token's, on every rank.
+    retrieval: what answers the queries of a landmark model that retrieves blocks; they are the same on every rank.
     """
     attachment = attachment_of(module)
     if attachment is None:
@@ -56,6 +67,8 @@ def attend(
             "parallelized model: call ringattn.parallelize(model, sp), or give the model another "
             "implementation with model.set_attn_implementation"
         )
+    if retrieval is not None:
+        return retrieval.attend(module, query, key, value, scale=scaling), None
     _check(module, attention_mask, dropout, sliding_window, length, rest)
     attachment.attended = True
     query, key, value = _cast(query, key, value)
@@ -78,6 +91,7 @@ def attend(
         softcap=softcap,
         sinks=s_aux,
         length=length,
+        landmark_block=landmark_block,
     )
     return out, None
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.models.aside import written_aside
 from ringattn.models.gguf import read_gguf
+from ringattn.models.landmark import check_tokenizer, from_landmark, to_landmark
 from ringattn.models.load import load_model, stored_dtype
 from ringattn.models.source import PACKAGE, locate, packaged
 from ringattn.models.zero import zero_folder, zero_weights
@@ -96,15 +97,20 @@ def convert(
     base: str | None = None,
     dtype: torch.dtype | None = None,
     shard_size: str = "5GB",
+    to: str | None = None,
+    landmark_block: int = 63,
 ) -> Written:
     """Write the model of `source` to the new folder `out`, which plain transformers loads.
 
     base: the model that an adapter changes, or whose config.json and tokenizer a DeepSpeed checkpoint goes with.
     dtype: of the weights; as they are stored unless given (fp32 of GGUF and of DeepSpeed's, which are its master copy).
     shard_size: of one file of weights, as transformers reads it.
+    to: `landmark` for a landmark model with blocks of `landmark_block` tokens, `plain` for one without landmarks; the
+    kind that it is unless given.
 
     Raises:
-        ValueError: `out` exists; the source is broken or lacks its base; a weight does not fit into `dtype`.
+        ValueError: `out` exists; the model is of the kind already, or can't become one; the source is broken or lacks
+        its base; a weight does not fit into `dtype`.
     """
     if out.exists():
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
@@ -119,6 +125,12 @@ def convert(
         model, home = _merged(source.path, base, dtype)
     else:
         model, home = _of_zero(source, base, dtype)
+    if to == "landmark":
+        if tokenizer is None:
+            check_tokenizer(home, model.config.vocab_size)
+        model = to_landmark(model, landmark_block)
+    elif to == "plain":
+        model = from_landmark(model)
     try:
         with written_aside(out) as aside:
             _save(model, aside, shard_size)
@@ -189,7 +201,7 @@ def _of_zero(source: Source, base: str | None, dtype: torch.dtype | None) -> tup
         raise ValueError(
             f"the checkpoint {source.path} and the base {home} must be of one model, but {first} is only in "
             f"{'the base' if missing else 'the checkpoint'}: give the model that was trained with base=FOLDER (of a "
-            "LoRA run, convert the adapter)."
+            "LoRA run, convert the adapter; of a landmark model, convert the base with to=landmark first)."
         )
     model.tie_weights()
     _cast(model, dtype or torch.float32)

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ringattn.models.decode import Decoder
+from ringattn.models.landmark import is_landmark
+from ringattn.models.landmark.read import RandomAccess
+from ringattn.models.support import text_model
+from ringattn.settings.retrieval import RetrievalConfig
 from ringattn.settings.sampling import check_sampling
 
 
@@ -20,15 +24,19 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[int] = (),
+    retrieval: RetrievalConfig | None = None,
 ) -> Tensor:
     """Continue each row of `input_ids`, int64 [B, L], the same on every rank. Collective.
 
     temperature: 0 takes the likeliest token. top_p: sample among the likeliest tokens that together have this
     probability (nucleus sampling; A. Holtzman et al., arXiv 1904.09751). stop: tokens that end a row.
+    retrieval: how a landmark model, parallelized or not, reads beyond its window; for it alone.
     Returns int64 [B, L + n], the same on every rank, n at most `max_new_tokens`; a row that has ended repeats its end.
     """
     steps = stream(
-        Decoder(model, reserve=max_new_tokens),
+        make_decoder(
+            model, reserve=input_ids.shape[-1] + max_new_tokens, prompt=input_ids.shape[-1], retrieval=retrieval
+        ),
         input_ids,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -39,8 +47,23 @@ def generate(
     return torch.cat((input_ids, *(tokens[:, None] for tokens in steps)), dim=1)
 
 
+def make_decoder(
+    model: nn.Module, *, reserve: int, prompt: int, retrieval: RetrievalConfig | None = None
+) -> Decoder | RandomAccess:
+    """What reads for `stream`: with random access where the model has landmarks. reserve: tokens that will be read, of
+    which `prompt` at once.
+
+    Raises:
+        ValueError: `retrieval` for a model without landmarks, or that does not fit it; a model that is not parallelized
+        and has none.
+    """
+    if is_landmark(text_model(model).config) or retrieval is not None:
+        return RandomAccess(model, retrieval, reserve=reserve)
+    return Decoder(model, reserve=reserve - prompt)
+
+
 def stream(
-    decoder: Decoder,
+    decoder: Decoder | RandomAccess,
     input_ids: Tensor,
     *,
     max_new_tokens: int,

@@ -96,7 +96,7 @@ class InputHooks:
                 "logits_to_keep counts tokens of the whole sequence, and a rank of a parallelized model holds only "
                 f"its shard's logits, got {keep}: drop it, and generate with ringattn.generate"
             )
-        _check_no_padding(given.pop("attention_mask", None))
+        check_no_padding(given.pop("attention_mask", None))
         for name in ("input_ids", "inputs_embeds"):
             if given.get(name) is not None and given[name].dim() < 2:
                 raise ValueError(f"{name} must be [batch, tokens, ...], got the shape {tuple(given[name].shape)}")
@@ -113,7 +113,8 @@ class InputHooks:
             if given.get(name) is not None:
                 _check_full(name, given[name], batch, length)
         terms = {f"{name}, which every rank gets whole and alike,": describe_value(given.get(name)) for name in _ALIKE}
-        layout = sp.layout(length)
+        cut = self._attachment.cut
+        layout = cut.layout(length, documents)
         if min(layout.local_length(rank) for rank in range(sp.world)) == 0:
             raise ValueError(
                 f"every rank needs a token, but layout {layout.name!r} leaves a rank without any of {length} tokens "
@@ -123,16 +124,15 @@ class InputHooks:
         if positions is None:
             positions = _positions(length, documents).to(tokens.device)[None]
         given["position_ids"] = positions
-        self._attachment.last_position = int(positions.max())
+        self._attachment.last_position = cut.last_place(int(positions.max()))
         self._cut_labels(given, documents)
         for name in _CUT:
             if given.get(name) is not None:
-                given[name] = sp.shard(given[name], 1)
+                given[name] = cut.shard(given[name], 1, documents)
         given["length"], given["documents"] = length, documents
         return terms
 
     def _cut_labels(self, given: Arguments, documents: tuple[int, ...] | None) -> None:
-        sp = self._attachment.sp
         targets = given.get("shift_labels")
         if targets is None and given.get("labels") is not None:
             targets = shift(given["labels"], documents)
@@ -146,11 +146,11 @@ class InputHooks:
                     f"a batch needs at least one target that is not {IGNORE}, got none: check the labels, of which "
                     "the first of a sequence and of each document is nobody's target"
                 )
-        self._give_targets(given, sp.shard(targets, 1), items)
+        self._give_targets(given, self._attachment.cut.shard(targets, 1, documents), items)
 
     def _prepare_shards(self, given: Arguments) -> dict[str, str]:
         """Check this rank's shards and fill their positions. Returns what all ranks must say alike."""
-        sp = self._attachment.sp
+        sp, cut = self._attachment.sp, self._attachment.cut
         tokens, length = _tokens(given), given["length"]
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ValueError(f"length is the global number of tokens, a whole number above 0, got {length!r}")
@@ -162,11 +162,11 @@ class InputHooks:
                 "num_items_in_batch, the number of targets of the whole sequence"
             )
         sp.check_shard("input_ids" if given.get("input_ids") is not None else "inputs_embeds", tokens.shape[1],
-                       sp.layout(length))  # fmt: skip
+                       cut.layout(length, documents))  # fmt: skip
         places = _positions(length, documents)
         if given.get("position_ids") is None:
-            given["position_ids"] = sp.shard(places, 0).to(tokens.device)[None]
-        self._attachment.last_position = int(places.max())
+            given["position_ids"] = cut.shard(places, 0, documents).to(tokens.device)[None]
+        self._attachment.last_position = cut.last_place(int(places.max()))
         if given.get("shift_labels") is not None:
             if given.get("num_items_in_batch") is None:
                 raise ValueError(
@@ -213,7 +213,7 @@ def _tokens(given: Arguments) -> Tensor:
     return tokens
 
 
-def _check_no_padding(mask: Any) -> None:
+def check_no_padding(mask: Any) -> None:
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dim() != 2:
@@ -241,7 +241,7 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     if bounds is None:
         bounds = named
     if bounds is None and given.get("length") is None:
-        bounds = _restarts(given.get("position_ids"))
+        bounds = describe_documents(given.get("position_ids"))
     if bounds is None:
         return None
     values = tuple(int(bound) for bound in bounds)
@@ -252,7 +252,8 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     return values
 
 
-def _restarts(positions: Tensor | None) -> list[int] | None:
+def describe_documents(positions: Tensor | None) -> list[int] | None:
+    """The documents' bounds that positions [rows, L] show where they restart; None where they never do."""
     if positions is None or positions.dim() != 2:
         return None
     jumps = positions[:, 1:] - positions[:, :-1] != 1

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from ringattn.models.landmark import is_landmark
 from ringattn.planner.architecture import Architecture, read_config
 from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 
@@ -94,6 +95,7 @@ def load_model(
             dtype=dtype,
             output_loading_info=True,
         )
+    _check_landmark(folder, is_landmark(config), found)
     if found["missing_keys"] or found["mismatched_keys"]:
         wrong = sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])
         raise ValueError(
@@ -101,6 +103,24 @@ def load_model(
             f"shape (the first is {wrong[0]}): copy the folder whole."
         )
     return cast(PreTrainedModel, model)
+
+
+def _check_landmark(folder: Path, named: bool, found: Any) -> None:
+    """ValueError where the weights are a landmark model's and config.json is not, or the other way round."""
+    if named and _LANDMARK in found["missing_keys"]:
+        raise ValueError(
+            f"the config.json of {folder} is a landmark model's, but its weights have no landmark ({_LANDMARK}): make "
+            "a landmark model of the plain one with `ringattn convert source=FOLDER out=NEW to=landmark`."
+        )
+    if not named and _LANDMARK in found["unexpected_keys"]:
+        raise ValueError(
+            f"the weights of {folder} are a landmark model's, but its config.json is a plain one's: copy the landmark "
+            "model's config.json there, and make a plain model of it with `ringattn convert source=FOLDER out=NEW "
+            "to=plain` if you want one."
+        )
+
+
+_LANDMARK = "model.landmark.weight"
 
 
 def stretch_positions(config: Any, rope_scaling: str, *, length: int | None = None) -> None:

@@ -11,6 +11,7 @@ from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import Attachment, attachment_of
 from ringattn.models.attend import register
 from ringattn.models.checkpointing import enable_checkpointing
+from ringattn.models.cut import Cut
 from ringattn.models.inputs import InputHooks
 from ringattn.models.loss import local_loss
 from ringattn.models.rotary import LastPositionHooks, depends_on_length
@@ -34,10 +35,11 @@ def parallelize(
     With full inputs, the same on every rank: `model(input_ids=ids, labels=ids, documents=bounds)`, where ids is int64
     [B, L] and `documents`, if given, holds the cumulative lengths of packed documents from 0 to L (positions then
     restart, and no document's last token has a target). `outputs.logits` are those of this rank's tokens,
-    [B, n, vocabulary]: `sp.unshard(outputs.logits, 1, length=L)` makes them whole. `outputs.loss` is the sum of this
-    rank's token losses x ranks / targets of the whole batch: its mean over ranks is the loss, and gradients averaged
-    over ranks (DistributedDataParallel, DeepSpeed, Trainer) are the loss's. `num_items_in_batch`, where given, stands
-    for the number of targets, as in transformers.
+    [B, n, vocabulary]: `sp.unshard(outputs.logits, 1, length=L)` makes them whole (of a landmark model, which is cut
+    between blocks, `cut_of(model).unshard(outputs.logits, 1, L, bounds)`, from `ringattn.models.attachment`).
+    `outputs.loss` is the sum of this rank's token losses x ranks / targets of the whole batch: its mean over ranks is
+    the loss, and gradients averaged over ranks (DistributedDataParallel, DeepSpeed, Trainer) are the loss's.
+    `num_items_in_batch`, where given, stands for the number of targets, as in transformers.
 
     With this rank's shards: `model(input_ids=local, length=L)`, or the decoder inside,
     `model.model(input_ids=local, position_ids=sp.positions(L)[None], length=L)`. Positions are filled in where not
@@ -56,7 +58,7 @@ def parallelize(
         check_supported(inner)
         register()
         set_attention(inner)
-        _attach(model, inner, Attachment(sp))
+        _attach(model, inner, Attachment(sp, Cut(sp, getattr(inner.config, "landmark_block", None))))
     if gradient_checkpointing:
         enable_checkpointing(inner, sp, keep_attention=keep_attention)
     return model

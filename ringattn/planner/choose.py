@@ -69,7 +69,7 @@ def choose(
     """
     if cluster.world == 1:
         return "ring"
-    plain = Mask(mask.causal, mask.window)
+    plain = Mask(mask.causal, mask.window, landmark_block=mask.landmark_block)
     queries, keys = (make_layout(layout, length, cluster.world, plain) for length in lengths)
     workload = Workload(queries, keys, plain, tensors, dtype)
     found = search(cluster, workload, (layout,), play=cluster.world <= _PLAYED_RANKS, directions=(backward,))[0]

@@ -27,10 +27,12 @@ class Options:
     length: int | None = None
     key_length: int | None = None
     layout: Layout | None = None
+    landmark_block: int | None = None
 
     def mask(self) -> Mask:
-        """ValueError where the window or the documents make none."""
-        return Mask(self.causal, self.window, whole_numbers(self.documents), whole_numbers(self.key_documents))
+        """ValueError where the window, the documents or the landmarks make none."""
+        documents, key_documents = whole_numbers(self.documents), whole_numbers(self.key_documents)
+        return Mask(self.causal, self.window, documents, key_documents, self.landmark_block)
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None) -> None:

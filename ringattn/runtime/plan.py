@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ringattn.kernels.bands import Band, find_bands
 from ringattn.kernels.kernel import Kernel, sum_dtype
+from ringattn.kernels.landmark_bands import find_landmark_bands
 from ringattn.runtime.program import Message, Program, compile_program
 from ringattn.schedule.prune import prune
 from ringattn.schedule.traffic import Part, Tensors, parts
 from ringattn.schedule.value import Schedule, Side, Task
 from ringattn.sequence.blocks import visible_blocks
 from ringattn.sequence.layout import Layout, positions_of
-from ringattn.sequence.mask import Mask
+from ringattn.sequence.mask import Ints, Mask
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,18 @@ def _plan_task(
     slices = head_slices(schedule.heads[task.heads], problem.tensors.query_heads // problem.tensors.key_heads)
     queries, query_positions, query_order = _in_order(task.queries, layouts[Side.QUERY], device)
     keys, key_positions, key_order = _in_order(task.keys, layouts[Side.KEY], device)
-    start, stop = problem.mask.intervals(
-        query_positions, queries=problem.query_layout.length, keys=problem.key_layout.length
-    )
-    bands = find_bands(np.searchsorted(key_positions, start), np.searchsorted(key_positions, stop))
-    calls = tuple(call for band in bands for call in kernel.lower(band))
+    calls = tuple(call for band in _bands(query_positions, key_positions, problem) for call in kernel.lower(band))
     if not calls or not slices:
         return None
     return TaskPlan(task, queries, keys, query_order, key_order, calls, slices)
+
+
+def _bands(query_positions: Ints, key_positions: Ints, problem: Problem) -> Sequence[Band]:
+    queries, keys = problem.query_layout.length, problem.key_layout.length
+    if problem.mask.landmark_block is not None:
+        return find_landmark_bands(query_positions, key_positions, problem.mask, queries)
+    start, stop = problem.mask.intervals(query_positions, queries=queries, keys=keys)
+    return find_bands(np.searchsorted(key_positions, start), np.searchsorted(key_positions, stop))
 
 
 def _in_order(

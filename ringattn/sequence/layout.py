@@ -10,18 +10,21 @@ zigzag:     2P parts, rank r holds parts r and 2P-1-r (Zhu, ring-flash-attention
             causal attention costs every rank the same.
 striped:    rank r holds every P-th token (Brandon et al., arXiv 2311.09431).
 balanced:   parts dealt out so that each rank has about the same unmasked area for the mask at hand.
+
+Where the mask has landmarks, parts are cut between its blocks only, and striped deals stripes of whole blocks.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from ringattn.sequence.mask import Ints, Mask
+from ringattn.sequence.landmarks import Blocks, Ints
+from ringattn.sequence.mask import Mask
 
 LAYOUTS = ("balanced", "contiguous", "striped", "zigzag")
 
@@ -29,15 +32,23 @@ LAYOUTS = ("balanced", "contiguous", "striped", "zigzag")
 # (eight left up to 10 %), few enough for large kernel calls.
 _BALANCED_CHUNKS = 12
 
+# Stripes of landmark blocks that each rank gets: with more of them the ranks' work is more alike (it differs by one
+# part in so many), with fewer the kernel calls are larger.
+_STRIPES = 8
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Chunks of a sequence of `length` tokens over `world` ranks; see the module's text."""
+    """Chunks of a sequence of `length` tokens over `world` ranks; see the module's text.
+
+    blocks: the landmark blocks that no chunk's border cuts, here or where chunks are cut further.
+    """
 
     name: str
     length: int
     world: int
     chunks: tuple[range, ...]
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
         if self.world < 1 or len(self.chunks) % self.world:
@@ -57,6 +68,8 @@ class Layout:
                             f"the chunks of rank {rank} must ascend, but {chunk} follows position {previous}"
                         )
                     previous = chunk[-1]
+        if self.blocks is not None:
+            self.blocks.check(self.chunks, self.length)
 
     @property
     def chunks_per_rank(self) -> int:
@@ -78,8 +91,15 @@ class Layout:
         """Each chunk cut into `factor` pieces; every token stays where it is."""
         if factor == 1:
             return self
-        pieces = tuple(piece for chunk in self.chunks for piece in split(chunk, factor))
-        return Layout(self.name, self.length, self.world, pieces)
+        pieces = tuple(piece for chunk in self.chunks for piece in self._cut(chunk, factor))
+        return replace(self, chunks=pieces)
+
+    def fit(self, blocks: Blocks | None) -> Layout:
+        """The same chunks, known to hold `blocks` whole; ValueError where one of them is cut."""
+        return self if self.blocks == blocks else replace(self, blocks=blocks)
+
+    def _cut(self, whole: range, parts: int) -> list[range]:
+        return split(whole, parts) if self.blocks is None else self.blocks.cut(whole, parts, self.length)
 
 
 def positions_of(chunks: Sequence[range]) -> Ints:
@@ -102,23 +122,34 @@ def split(whole: range, parts: int) -> list[range]:
 
 @lru_cache(maxsize=256)
 def make_layout(name: str, length: int, world: int, mask: Mask | None = None) -> Layout:
-    """The layout called `name`. `mask` matters to `balanced` alone, which without one balances causal attention."""
+    """The layout called `name`. `mask` matters to `balanced`, which without one balances causal attention, and where
+    it has landmarks, whose blocks stay whole."""
     if length < 0:
         raise ValueError(f"a sequence has at least 0 tokens, got length {length}")
     if world < 1:
         raise ValueError(f"a layout needs at least 1 rank, got {world}")
+    blocks = None if mask is None else mask.blocks
+    if mask is not None and blocks is not None:
+        mask.check(length, length)
+
+    def cut(whole: range, parts: int) -> list[range]:
+        return split(whole, parts) if blocks is None else blocks.cut(whole, parts, length)
+
     if name == "contiguous":
-        chunks = [piece for part in split(range(length), world) for piece in split(part, 2)]
+        chunks = [piece for part in cut(range(length), world) for piece in cut(part, 2)]
     elif name == "zigzag":
-        parts = split(range(length), 2 * world)
+        parts = cut(range(length), 2 * world)
         chunks = [part for rank in range(world) for part in (parts[rank], parts[-1 - rank])]
+    elif name == "striped" and blocks is not None:
+        parts = cut(range(length), _STRIPES * world)
+        chunks = [part for rank in range(world) for part in parts[rank::world]]
     elif name == "striped":
         chunks = [piece for rank in range(world) for piece in split(range(rank, max(rank, length), world), 2)]
     elif name == "balanced":
-        chunks = _balanced_chunks(length, world, mask or Mask())
+        chunks = _balanced_chunks(cut(range(length), _BALANCED_CHUNKS * world), length, world, mask or Mask())
     else:
         raise ValueError(f"unknown layout {name!r}{suggest(name, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
-    return Layout(name, length, world, tuple(chunks))
+    return Layout(name, length, world, tuple(chunks), blocks)
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
@@ -127,14 +158,13 @@ def suggest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _balanced_chunks(length: int, world: int, mask: Mask) -> list[range]:
+def _balanced_chunks(parts: list[range], length: int, world: int, mask: Mask) -> list[range]:
     """Longest-processing-time dealing on two loads at once.
 
     A rank's cost is the area of its queries' rows where queries stay (ring) and of its keys' columns where keys
     stay (TokenRing), so both are evened out: the heaviest chunk left goes to the rank whose larger load ends lowest,
     among the ranks that still have room. Then chunks are swapped while that helps.
     """
-    parts = split(range(length), _BALANCED_CHUNKS * world)
     mask.check(length, length)
     rows, columns = _areas(parts, length, mask)
     total = max(float(rows.sum()), 1.0)

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from ringattn.sequence.landmarks import Blocks, Ints
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,16 @@ class Mask:
     documents: cumulative lengths of packed documents, from 0 to the number of queries (flash-attn's
         `cu_seqlens`); a query sees its own document only, and causality and the window hold inside it.
     key_documents: the same for the keys, where they differ (cross attention); as many entries as `documents`.
+    landmark_block: ordinary tokens of a block of landmark attention (`ringattn.sequence.landmarks`); lengths and
+        documents are then those of the sequence with landmarks. The intervals stay those of causal attention: which
+        of their keys a query reads, and how, is the kernels' business.
     """
 
     causal: bool = True
     window: int | None = None
     documents: tuple[int, ...] | None = None
     key_documents: tuple[int, ...] | None = None
+    landmark_block: int | None = None
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
@@ -54,9 +57,21 @@ class Mask:
                     "documents and key_documents must name as many documents, got "
                     f"{len(self.documents) - 1} and {len(self.key_documents) - 1}"
                 )
+        if self.landmark_block is not None:
+            self._check_landmarks(self.landmark_block)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The landmark blocks, which no border of a layout's chunks may cut; None without landmarks."""
+        return None if self.landmark_block is None else Blocks(self.landmark_block, self.documents)
 
     def check(self, queries: int, keys: int) -> None:
         """Raise ValueError where this mask does not fit `queries` query and `keys` key positions."""
+        if self.landmark_block is not None and queries != keys:
+            raise ValueError(
+                "landmark attention is a sequence's attention to itself: it has as many keys as queries, got "
+                f"{queries} queries and {keys} keys; leave landmark_block out for cross attention"
+            )
         if self.documents is None:
             return
         _check_total("documents", self.documents, queries, "queries")
@@ -98,7 +113,27 @@ class Mask:
             words.append(f"{len(self.documents) - 1} documents {_shortened(self.documents)}")
         if self.key_documents is not None:
             words.append(f"key documents {_shortened(self.key_documents)}")
+        if self.landmark_block is not None:
+            words.append(f"landmarks behind every {self.landmark_block} tokens")
         return ", ".join(words)
+
+    def _check_landmarks(self, block: int) -> None:
+        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+            raise ValueError(
+                f"landmark_block is a whole number of ordinary tokens, at least 1, got {block!r}; "
+                "pass landmark_block=None for attention without landmarks"
+            )
+        refused = {
+            "causal=False": not self.causal,
+            f"window {self.window}": self.window is not None,
+            "key_documents": self.key_documents is not None,
+        }
+        for what, given in refused.items():
+            if given:
+                raise ValueError(
+                    "landmark attention is causal, over one sequence and without a window: its landmarks choose what "
+                    f"is far away; got landmark_block {block} with {what}, leave one of them out"
+                )
 
     def _key_bounds(self) -> tuple[int, ...]:
         return self.key_documents or self.documents or ()

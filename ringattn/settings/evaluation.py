@@ -12,6 +12,7 @@ from ringattn.settings.launcher import LauncherConfig, check_launcher
 from ringattn.settings.lengths import lengths_of
 from ringattn.settings.model import ModelConfig, check_model
 from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 from ringattn.settings.rules import not_negative, positive
 from ringattn.settings.typed import suggest
 
@@ -88,6 +89,8 @@ class EvaluationConfig:
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    # Of a landmark model: random access in place of attention over the whole sequence.
+    retrieval: RetrievalConfig | None = None
 
     @property
     def folder(self) -> Path:
@@ -146,6 +149,8 @@ def check(config: EvaluationConfig) -> None:
     positive({f"ruler.{name}": getattr(config.ruler, name) for name in ("needles", "hops", "common")})
     positive({"recall.power": config.recall.power, "harness.limit": config.harness.limit})
     not_negative({"seed": config.seed})
+    if config.retrieval is not None:
+        check_retrieval(config.retrieval)
     _ = config.task_names, config.ruler_names, config.token_lengths, config.pair_numbers
     if config.data.path is not None and config.data.book is not None:
         raise ValueError(

@@ -13,12 +13,14 @@ from ringattn.settings.rules import not_negative, positive
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Either `architecture` (a new model) or `path`: a Hugging Face checkpoint folder, a GGUF file, `package:NAME` or a
-    name on the hub. `rope_scaling`: KIND[:TARGET], as `ringattn.settings.rope` reads it.
+    name on the hub. `rope_scaling`: KIND[:TARGET], as `ringattn.settings.rope` reads it. `landmark_block`: make a
+    landmark model of it, with so many tokens to a block (docs/landmark-models.md).
     """
 
     path: str | None = None
     architecture: Architecture | None = None
     rope_scaling: str | None = None
+    landmark_block: int | None = None
 
 
 def check_model(model: ModelConfig) -> None:
@@ -31,6 +33,7 @@ def check_model(model: ModelConfig) -> None:
         )
     if model.architecture is not None:
         _check_architecture(model.architecture)
+    positive({"model.landmark_block": model.landmark_block})
     if model.rope_scaling is not None:
         parse_rope_scaling(model.rope_scaling)
     if model.rope_scaling is not None and model.path is None:

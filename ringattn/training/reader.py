@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ringattn.attention import SequenceParallel
 from ringattn.data.sequence import IGNORE, Sequence
+from ringattn.models.attachment import attachment_of
+from ringattn.models.cut import Cut
 from ringattn.models.support import text_model
 from ringattn.training.loss import chunked_cross_entropy, token_losses, token_predictions
 
@@ -105,6 +107,8 @@ class SequenceReader:
         offload: bool = False,
     ) -> None:
         self.model, self.sp, self.device = model, sp, device
+        attachment = attachment_of(text_model(model))
+        self._cut = Cut(sp) if attachment is None else attachment.cut
         self.module = SequenceLoss(model, chunk=chunk)
         # What runs the module: itself, or an engine that wraps it.
         self.call: Callable[..., Any] = self.module
@@ -136,30 +140,34 @@ class SequenceReader:
         return self._whole(predicted, sequence), self._whole(losses, sequence)
 
     def _whole(self, local: Tensor, sequence: Sequence) -> Tensor:
-        filled = self._length_for(sequence.length)
-        return self.sp.unshard(local, dim=1, length=filled)[:, : sequence.length]
+        filled, documents = self._filled(sequence)
+        return self._cut.unshard(local, 1, filled, documents)[:, : sequence.length]
 
     def _read(self, sequence: Sequence, *, want: Want = "sum") -> Any:
-        length = self._length_for(sequence.length)
+        length, documents = self._filled(sequence)
         more = length - sequence.length
-        # The tail is a document of its own where there are some, and no token before it sees it in any case.
-        documents = sequence.documents
-        if documents is not None and more:
-            documents = (*documents, length)
-        inputs, labels = self._local(sequence.inputs, more, 0), self._local(sequence.targets, more, IGNORE)
+        inputs = self._local(sequence.inputs, more, 0, documents)
+        labels = self._local(sequence.targets, more, IGNORE, documents)
         return self.call(inputs, labels, length=length, documents=documents, want=want)
 
-    def _length_for(self, length: int) -> int:
-        """`length`, or the first one above it at which every rank has a token."""
+    def _filled(self, sequence: Sequence) -> tuple[int, tuple[int, ...] | None]:
+        """The sequence's length, or the first one above it at which every rank has a token, and its documents.
+
+        The tail is a document of its own where there are some, and no token before it sees it in any case.
+        """
+        length = sequence.length
         while True:
-            layout = self.sp.layout(length)
+            documents = sequence.documents
+            if documents is not None and length > sequence.length:
+                documents = (*documents, length)
+            layout = self._cut.layout(length, documents)
             if min(layout.local_length(rank) for rank in range(self.sp.world)) > 0:
-                return length
+                return length, documents
             length += 1
 
-    def _local(self, tokens: np.ndarray, more: int, filler: int) -> Tensor:
+    def _local(self, tokens: np.ndarray, more: int, filler: int, documents: tuple[int, ...] | None) -> Tensor:
         whole = np.pad(tokens, ((0, 0), (0, more)), constant_values=filler) if more else tokens
-        return self.sp.shard(torch.from_numpy(whole).to(self.device), dim=1)
+        return self._cut.shard(torch.from_numpy(whole).to(self.device), 1, documents)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast:

@@ -8,8 +8,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import ringattn
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
+from ringattn.models.landmark import to_landmark
+from ringattn.models.load import load_model
 from ringattn.models.support import text_model
 from ringattn.settings.adapter import AdapterConfig
+from ringattn.settings.retrieval import RetrievalConfig
 
 pytest.importorskip("peft")
 
@@ -52,6 +55,21 @@ def test_only_what_was_asked_for_is_trained():
     kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in trained if ".lora_" in name}
     assert kinds == {"q_proj", "v_proj"}
     assert sum("modules_to_save" in name for name in trained) == 5  # Two norms a layer, and the last.
+
+
+def test_the_landmark_of_a_landmark_model_is_trained_with_the_adapters(tmp_path):
+    adapted = stirred(adapt(to_landmark(model(), 4), AdapterConfig(kind="lora"))).eval()
+    trained = {n for n, p in adapted.named_parameters() if p.requires_grad and ".lora_" not in n}
+    assert trained == {"base_model.model.model.landmark.modules_to_save.default.weight"}
+    export_model(
+        text_model(adapted), merged_weights(adapted, dict(adapted.state_dict())), tmp_path, dtype=torch.float32
+    )
+    loaded, ids = load_model(tmp_path), torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-6)
+    everything = RetrievalConfig(k=5, window=8, positions="plain")
+    made = ringattn.generate(adapted, ids, max_new_tokens=3, retrieval=everything)
+    assert torch.equal(made, ringattn.generate(loaded, ids, max_new_tokens=3, retrieval=everything))
 
 
 def test_a_target_that_is_not_there_is_named():

@@ -13,6 +13,7 @@ from tiny_run import tiny_mapping
 import ringattn
 from ringattn.data.corpus import CorpusWriter
 from ringattn.data.prepare import prepare
+from ringattn.models.landmark import to_landmark
 from ringattn.settings.run import from_mapping
 from ringattn.training.reader import SequenceReader
 
@@ -66,13 +67,16 @@ def together(rank, models, sequences):
     return total, gradients, [reader.sequence_losses(sequence)[0] for sequence in sequences]
 
 
-@pytest.mark.parametrize(("packing", "world"), [("documents", 2), ("single", 3)])
-def test_an_epoch_over_ranks_is_the_documents_by_themselves(tmp_path, packing, world):
+@pytest.mark.parametrize(
+    ("packing", "world", "block"), [("documents", 2, None), ("single", 3, None), ("documents", 2, 2), ("single", 2, 3)]
+)
+def test_an_epoch_over_ranks_is_the_documents_by_themselves(tmp_path, packing, world, block):
     data = data_of(tmp_path, packing)
     sequences = [data.sequence(index) for index in range(data.sequences)]
     packed = [sequence.documents is not None for sequence in sequences]
     assert any(packed) == (packing == "documents")
-    model = make_model("llama")
+    # With a block, a landmark model.
+    model = make_model("llama") if block is None else to_landmark(make_model("llama", attention="sdpa"), block)
     found = run_ranks(world, together, [copy.deepcopy(model) for _ in range(world)], sequences, threads=True)
     loss, gradients = alone(model)
     for total, summed, each in found:
