@@ -4,12 +4,12 @@ Every linear attention here is one recurrence over a matrix state S [dk, dv] per
 
     S_t = T_t S_{t-1} + w_t,
 
-so a stretch of tokens, however long, acts on the state that enters it as one affine map, and two stretches that follow each
-other compose to one again. The composition is associative: that is what lets sub-chunks be scanned, and ranks hold the
-pieces of a sequence (LASP-2, arXiv 2502.07563, section 3; DeltaNet's dense transitions, arXiv 2406.06484, section 3).
+so a stretch of tokens, however long, acts on the state that enters it as one affine map, and two stretches that follow
+each other compose to one again. The composition is associative: that is what lets sub-chunks be scanned, and ranks hold
+the pieces of a sequence (LASP-2, arXiv 2502.07563, section 3; for dense transitions DeltaNet, arXiv 2406.06484).
 
-A stretch that holds a document's start forgets what was before: its transition is exactly 0. A stretch without tokens is
-the identity: transition 1 (or the identity matrix), addition 0.
+A stretch that holds a document's start forgets what was before: its transition is exactly 0. A stretch without tokens
+is the identity: transition 1 (or the identity matrix), addition 0.
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ KINDS = {"scalar": (), "diagonal": (DK,), "dense": (DK, DK)}
 
 
 def effect(kind: str) -> Effect:
-    return Effect(
-        torch.randn(B, H, *KINDS[kind], dtype=torch.float64), torch.randn(B, H, DK, DV, dtype=torch.float64)
-    )
+    return Effect(torch.randn(B, H, *KINDS[kind], dtype=torch.float64), torch.randn(B, H, DK, DV, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", KINDS)
