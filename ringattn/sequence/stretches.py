@@ -33,8 +33,8 @@ def stretches(layout: Layout) -> tuple[Stretch, ...]:
         chunk, rank = layout.chunks[number], number // layout.chunks_per_rank
         if chunk.step != 1:
             raise ValueError(
-                f"a state passes through runs of consecutive tokens, and layout {layout.name!r} deals every "
-                f"{chunk.step}th token to a rank; choose layout contiguous, zigzag or balanced"
+                f"a state passes through runs of consecutive tokens, and layout {layout.name!r} deals "
+                "tokens out to the ranks one by one; choose layout contiguous, zigzag or balanced"
             )
         if found and found[-1].rank == rank:
             found[-1] = Stretch(rank, (*found[-1].chunks, number))

@@ -1,8 +1,8 @@
 """The state that enters each of this rank's chunks, where the chunks of the sequence lie on many ranks.
 
-A chunk m takes the state S_m that enters it to S_{m+1} = T_m S_m + A_m (`Effect`), and S_0 = 0. Which states and effects
-travel to whom is a route (`ringattn.schedule.states`): LASP-2's all-gather (arXiv 2502.07563), LASP's ring (arXiv
-2404.02882), or that ring in slices. This file runs any of them.
+A chunk m takes the state S_m that enters it to S_{m+1} = T_m S_m + A_m (`Effect`), and S_0 = 0. Which of them travel to
+whom is a route (`ringattn.schedule.states`): LASP-2's all-gather (arXiv 2502.07563), LASP's ring (arXiv 2404.02882), or
+that ring in slices. This file runs any of them.
 
 With E_m the gradient of what is returned for chunk m, the gradient of the state is G_m = T_m^T G_{m+1} + E_m: the same
 recurrence from the end of the sequence. So the backward is the forward of the reversed sequence, with the transitions

@@ -145,7 +145,10 @@ def some_call(rank, what):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("striped", "layout 'striped' deals every 2th token to a rank; choose layout contiguous, zigzag or balanced"),
+        (
+            "striped",
+            "layout 'striped' deals tokens out to the ranks one by one; choose layout contiguous, zigzag or balanced",
+        ),
         ("name", "unknown state route 'rign' (did you mean 'ring'?); there are allgather, pipeline, ring"),
         ("slices", "3 heads and 5 value columns can be cut into 5 slices at most, got 9; name fewer"),
         ("bfloat16", "both float32 or both float64"),
