@@ -2,37 +2,19 @@
 
 import pytest
 import torch
+from layouts_of_runs import cut
 from ranks import RankFailed, refusals, run_ranks
 
 from ringattn import SequenceParallel, VirtualWorld
 from ringattn.layers.linear.effect import Effect
 from ringattn.layers.linear.prefix import entering_states, sizes_of
 from ringattn.schedule.states import promised_bytes
-from ringattn.sequence.layout import Layout, make_layout
-from ringattn.sequence.mask import Mask
+from ringattn.sequence.layout import make_layout
 from ringattn.sequence.stretches import stretches
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 4, 5
 ROUTES = ("allgather", "ring", "pipeline:slices=2", "pipeline:slices=5")
 KINDS = {"scalar": (), "diagonal": (KEY,), "dense": (KEY, KEY)}
-
-
-def cut(name, world):
-    """Layouts of runs, some with chunks of no tokens and some with ranks that have none."""
-    if name == "short":
-        return make_layout("zigzag", 2 * world - 1, world)
-    if name == "fewer tokens than ranks":
-        return make_layout("contiguous", world - 1, world)
-    if name == "shuffled":
-        # Runs of 3, 0, 1, 5, 2 and so on tokens, dealt backwards.
-        sizes = [(3, 0, 1, 5, 2)[number % 5] for number in range(3 * world)]
-        starts = [sum(sizes[:number]) for number in range(3 * world)]
-        runs = [range(start, start + size) for start, size in zip(starts, sizes)]
-        chunks = [runs[number] for rank in range(world) for number in range(rank, 3 * world, world)][::-1]
-        ordered = [c for r in range(world) for c in sorted(chunks[3 * r : 3 * r + 3], key=lambda run: run.start)]
-        return Layout("shuffled", sum(sizes), world, tuple(ordered))
-    mask = Mask(True, None, (0, 11, 40, 41)) if name == "balanced" else None
-    return make_layout(name, 41, world, mask)
 
 
 def whole_problem(layout, kind, dtype=torch.float64):
