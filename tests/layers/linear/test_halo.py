@@ -92,14 +92,16 @@ def rounded_gradient(rank):
     layout = make_layout("balanced", 24, sp.world)
     x = torch.ones(1, layout.local_length(rank), 1, dtype=torch.bfloat16).requires_grad_()
     out = halo(x, 9, layout, sp)
-    # Each of the eight gives 1 + 1/128: 8 + 1/16 in the end, while sums in bfloat16 would stop at 8.
-    (grad,) = torch.autograd.grad(out, x, torch.full_like(out, 1 + 1 / 128))
+    # The next token gives 1, the seven behind it 1/512 each: 1.0137, while a sum in bfloat16 would stop at 1.
+    weight = torch.full_like(out, 1 / 512)
+    weight[:, :, -1] = 1
+    (grad,) = torch.autograd.grad(out, x, weight)
     inner = torch.from_numpy(layout.positions(rank)) < 16
     return grad[0, inner, 0].float().unique().tolist()
 
 
 def test_gradients_of_half_precision_are_rounded_once():
-    assert run_ranks(2, rounded_gradient, threads=True) == [[8.0625]] * 2
+    assert run_ranks(2, rounded_gradient, threads=True) == [[1.015625]] * 2
 
 
 def some_call(rank, what):
