@@ -43,7 +43,7 @@ class ShortConvolution(nn.Module):
             outs.append(self._one_run(whole, run, context.documents))
             tails.append(whole[:, whole.shape[1] - (self.width - 1) :])
         out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-        return functional.silu(out), tails[-1]
+        return functional.silu(out), tails[max((number for number, length in enumerate(lengths) if length), default=0)]
 
     def _halos(self, x: Tensor, context: Context, tail: Tensor | None) -> list[Tensor]:
         """For each run, the width - 1 tokens before it."""
