@@ -1,7 +1,6 @@
 """What generation keeps of a hybrid model in one process.
 
-That is keys and values of the attending layers, and states of the others. The linear layers' part does not grow with the
-text.
+That is keys and values of the attending layers, and states of the others, which do not grow with the text.
 """
 
 from __future__ import annotations

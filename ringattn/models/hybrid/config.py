@@ -9,14 +9,15 @@ from transformers import PreTrainedConfig
 
 from ringattn.layers.linear.mixers import mixer_class
 from ringattn.layers.linear.mixers.mixer import MixerSizes
-from ringattn.models.hybrid.pattern import KINDS, layer_kinds
+from ringattn.schedule.states import make_state_route
+from ringattn.settings.hybrid import KINDS, layer_kinds
 
 
 class HybridConfig(PreTrainedConfig):
     """A LLaMA in which some layers, by `pattern`, mix tokens by a linear attention instead.
 
     mixer: a name in `ringattn.layers.linear.mixers.MIXERS`. pattern: a ratio (`3:1`), `pure`, `full`, or a list of
-        `linear`, `full` and `sliding` (`ringattn.models.hybrid.pattern`).
+        `linear`, `full` and `sliding` (`ringattn.settings.hybrid`).
     linear_heads, linear_key_dim, linear_value_dim: of the mixer; what its paper has for the hidden size unless given.
     conv_width: tokens of the mixer's short convolution. linear_kernel: what computes it. state_route: how its states
         travel between ranks (`ringattn.schedule.states.state_routes()`).
@@ -154,3 +155,4 @@ class HybridConfig(PreTrainedConfig):
                 "or name these layers full"
             )
         self.mixer_sizes(0)
+        make_state_route(self.state_route, 2, (0, 1))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ringattn.models.hybrid.pattern import layer_kinds
+from ringattn.settings.hybrid import MIXER_NAMES, HybridSettings, check_hybrid, layer_kinds
+from ringattn.settings.model import ModelConfig, check_model
 
 
 def places(pattern, layers):
@@ -35,3 +36,27 @@ def test_what_does_not_fit_says_what_would():
         layer_kinds(["slide"], 1)
     with pytest.raises(ValueError, match="2 names for num_hidden_layers=3"):
         layer_kinds(["full", "linear"], 3)
+
+
+def test_the_mixers_have_their_names():
+    from ringattn.layers.linear.mixers import MIXERS
+
+    assert tuple(sorted(MIXERS)) == MIXER_NAMES
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"mixer": "gated_delta"}, "model.hybrid.mixer is one of .*did you mean 'gated_deltanet'"),
+    ({"pattern": "6:1"}, "6:1 does not fit 4 layers"),
+    ({"pattern": "linear,full"}, "2 names for num_hidden_layers=4"),
+    ({"pattern": "linear,linear,sliding,full"}, "sliding layers need model.hybrid.sliding_window"),
+    ({"conv_width": 0}, "model.hybrid.conv_width is at least 1, got 0"),
+    ({"state_route": "rings"}, "rings"),
+])  # fmt: skip
+def test_settings_that_break_a_rule(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_hybrid(HybridSettings(**changes), layers=4)
+
+
+def test_a_checkpoint_has_its_own_layers():
+    with pytest.raises(ValueError, match=r"a checkpoint has its own, got model.path=a: drop model.hybrid"):
+        check_model(ModelConfig(path="a", hybrid=HybridSettings()))

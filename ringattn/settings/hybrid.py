@@ -1,4 +1,4 @@
-"""Which layers of a hybrid model are linear and which attend: by a ratio, or a list. No torch.
+"""Which layers of a hybrid model are linear and which attend, by a ratio or a list, and what mixes in the linear ones.
 
 `R:1` is R linear layers to one full one, as the systematic analysis of hybrids (arXiv 2507.06457) names its models. The
 layers are dealt into as many groups as come nearest to the ratio, of equal length as far as they go, and the last layer
@@ -10,12 +10,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from ringattn.schedule.states import make_state_route
 from ringattn.sequence.layout import split, suggest
 
 PURE, FULL = "pure", "full"
+# Linear attentions, in `ringattn.layers.linear.mixers`.
+MIXER_NAMES = ("deltanet", "gated_deltanet", "gla", "hgrn", "hgrn2", "kda", "lightning", "retnet")
+
 # The names in a list, and transformers' names for them.
 KINDS = {"linear": "linear_attention", "full": "full_attention", "sliding": "sliding_attention"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridSettings:
+    """What makes a LLaMA a hybrid; `ringattn.models.hybrid.HybridConfig` says what each is.
+
+    pattern: a ratio, `pure`, `full`, or the kinds of all layers with commas between. rope_layers: `full`, `sliding`,
+    both with a comma between, or `none`. linear_heads and the rest: the mixer's paper's where null.
+    """
+
+    mixer: str = "gated_deltanet"
+    pattern: str = "3:1"
+    linear_heads: int | None = None
+    linear_key_dim: int | None = None
+    linear_value_dim: int | None = None
+    conv_width: int = 4
+    sliding_window: int | None = None
+    rope_layers: str = "full,sliding"
+    state_route: str = "allgather"
+
+    def listed_pattern(self) -> str | tuple[str, ...]:
+        return tuple(name.strip() for name in self.pattern.split(",")) if "," in self.pattern else self.pattern
+
+    def listed_rope_layers(self) -> tuple[str, ...]:
+        return () if self.rope_layers == "none" else tuple(name.strip() for name in self.rope_layers.split(","))
+
+
+def check_hybrid(settings: HybridSettings, *, layers: int) -> None:
+    """ValueError where a rule of the settings is broken; those of the mixer's sizes are the model's."""
+    if settings.mixer not in MIXER_NAMES:
+        raise ValueError(
+            f"model.hybrid.mixer is one of {', '.join(MIXER_NAMES)}, got {settings.mixer!r}"
+            f"{suggest(settings.mixer, MIXER_NAMES)}"
+        )
+    kinds = layer_kinds(settings.listed_pattern(), layers)
+    if "sliding" in kinds and (settings.sliding_window is None or settings.sliding_window < 1):
+        raise ValueError(
+            "sliding layers need model.hybrid.sliding_window, how many keys a token sees, got "
+            f"{settings.sliding_window}: write for example model.hybrid.sliding_window=512."
+        )
+    make_state_route(settings.state_route, 2, (0, 1))
+    for name in ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"model.hybrid.{name} is at least 1, got {value}: leave it out for the paper's.")
 
 
 def layer_kinds(pattern: str | Sequence[str], layers: int) -> tuple[str, ...]:
