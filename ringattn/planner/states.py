@@ -1,0 +1,140 @@
+"""What routes of states (`ringattn.schedule.states`) take on a described cluster, and which one to choose. No torch.
+
+The simulator plays a route as it plays a schedule: same links, same overheads. A task takes one slice of the state past
+a stretch: the transition's product where it is a matrix, and otherwise element-wise work at the rate of memory (read
+the state and the addition, write the state); a message is packed at that rate (read, write).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ringattn.planner.cluster import Accelerator, Cluster
+from ringattn.planner.costs import PlayedStep
+from ringattn.planner.simulate import Simulation, simulate
+from ringattn.schedule.messages import Envelope
+from ringattn.schedule.states import (
+    Advance,
+    Carry,
+    StateRoute,
+    StateSizes,
+    Transition,
+    make_state_route,
+    state_messages,
+    state_slices,
+    verify_state_route,
+)
+from ringattn.schedule.value import Kind
+from ringattn.sequence.layout import Layout
+from ringattn.sequence.stretches import stretches
+
+_ADVANCE_PASSES = 3
+_PACK_PASSES = 2
+
+# Into how many slices a pipeline may be cut, for a choice.
+_SLICES = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class StateCosts:
+    """Of one route in one direction: what the simulator asks (`ringattn.planner.simulate.Played`)."""
+
+    route: StateRoute
+    sizes: StateSizes
+    accelerator: Accelerator
+    backward: bool
+
+    @property
+    def name(self) -> str:
+        return self.route.name
+
+    @property
+    def world(self) -> int:
+        return self.route.world
+
+    def steps(self) -> Iterator[PlayedStep]:
+        """A step's messages leave once its tasks are done."""
+        for index, step in enumerate(self.route.steps):
+            found: list[tuple[Envelope, int, list[Any]]] = []
+            for (source, target), moves in state_messages(step).items():
+                size = sum(self.sizes.carried_bytes(move, self.route.slices) for move in moves)
+                found.append((Envelope(True, source, target, Kind.PARCEL, index), size, [*moves]))
+            yield PlayedStep(found, step.tasks)
+
+    def task(self, task: Advance) -> tuple[float, float]:
+        """Seconds to take a slice of the state past a stretch; nothing is merged."""
+        size = self.sizes.state_bytes(self.route.slices, task.slice)
+        seconds = _ADVANCE_PASSES * size / self.accelerator.memory_bandwidth
+        if self.sizes.transition is Transition.DENSE:
+            flops = 2 * self.sizes.key_dim * size / self.sizes.item_bytes
+            rates = self.accelerator.matmul
+            seconds += flops / rates.get("float32", max(rates.values())) if rates else 0.0
+        return seconds, 0.0
+
+    def merge(self, result_bytes: float) -> float:
+        return 0.0
+
+    def pack(self, moves: Sequence[Carry]) -> float:
+        """Seconds to pack what leaves; what goes to several ranks is packed once."""
+        once = {(move.kind, move.stretch, move.slice): move for move in moves}.values()
+        size = sum(self.sizes.carried_bytes(move, self.route.slices) for move in once)
+        return _PACK_PASSES * size / self.accelerator.memory_bandwidth
+
+
+def predict_states(
+    route: str, layout: Layout, sizes: StateSizes, cluster: Cluster, *, backward: bool, record: bool = False
+) -> Simulation:
+    """Simulate one direction of a route on the first ranks of `cluster`; the states alone, with nothing beside them.
+
+    Raises:
+        ValueError: no such route, more slices than the state has, a layout that is not made of runs, too few ranks.
+    """
+    holders = tuple(stretch.rank for stretch in stretches(layout))
+    value = make_state_route(route, layout.world, holders[::-1] if backward else holders)
+    state_slices(sizes.heads, sizes.value_dim, value.slices)
+    return simulate(StateCosts(value, sizes, cluster.accelerator, backward), cluster, record=record)
+
+
+@dataclass(frozen=True)
+class RouteCandidate:
+    """One route for one layer. forward, backward: predicted seconds of the states alone. lane: the busiest direction of
+    a link in the forward (None where nothing is sent), and wire: the seconds that its bytes take. steps: exchanges that
+    follow each other in the forward. sent: the most bytes that a rank sends in the forward."""
+
+    route: str
+    forward: float
+    backward: float
+    lane: str | None
+    wire: float
+    steps: int
+    sent: int
+
+    @property
+    def seconds(self) -> float:
+        return self.forward + self.backward
+
+
+def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[RouteCandidate]:
+    """All routes, pipelines of several slices among them, the fastest first; of equals the one with fewer steps."""
+    most = max(sizes.heads, sizes.value_dim)
+    names = ["allgather", "ring", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
+    holders = tuple(stretch.rank for stretch in stretches(layout))
+    found = []
+    for name in names:
+        forward, backward = (predict_states(name, layout, sizes, cluster, backward=way) for way in (False, True))
+        wire, lane = forward.wire_bound(cluster)
+        route = make_state_route(name, layout.world, holders)
+        found.append(
+            RouteCandidate(
+                name,
+                forward.seconds,
+                backward.seconds,
+                None if lane is None else cluster.lanes[lane].name,
+                wire,
+                sum(bool(step.moves) for step in route.steps),
+                max(verify_state_route(route, sizes).sent),
+            )
+        )
+    return sorted(found, key=lambda candidate: (candidate.seconds, candidate.steps))
