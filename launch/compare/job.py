@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from ringattn.launch.compare.about import Place, commit, hardware, host_names, place, versions
-from ringattn.launch.compare.assemble import assemble
+from ringattn.launch.compare.assemble import assemble, expected_of
 from ringattn.launch.compare.input import Reference, make_shards
 from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
 from ringattn.launch.device import choose_device, shared_threads
@@ -167,9 +167,8 @@ def _results(
     found = {name: Result(schedule=name, skipped=reason) for name, reason in skipped.items()}
     for name, candidate in candidates.items():
         ranks = [of_rank[name] for _, of_rank in gathered]
-        found[name] = assemble(
-            candidate.name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster
-        )
+        expected = expected_of(candidate.schedules, workload, cluster)
+        found[name] = assemble(candidate.name, expected, ranks, clocks=clocks, cluster=cluster)
     return tuple(found[config.label(spec)] for spec in config.named)
 
 

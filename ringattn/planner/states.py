@@ -36,6 +36,22 @@ _PACK_PASSES = 2
 # Into how many slices a pipeline may be cut, for a choice.
 _SLICES = (2, 4, 8, 16, 32)
 
+# Times this near to the best are as good.
+_NEAR = 1.01
+
+# What a stretch's transition is, by the mixer (`ringattn.layers.linear.mixers`): a decay of a head, of each row of the
+# state, or the product of a delta rule's reflections. The channels of HGRN are heads of one number each.
+MIXER_TRANSITIONS = {
+    "deltanet": Transition.DENSE,
+    "gated_deltanet": Transition.DENSE,
+    "gla": Transition.DIAGONAL,
+    "hgrn": Transition.SCALAR,
+    "hgrn2": Transition.DIAGONAL,
+    "kda": Transition.DENSE,
+    "lightning": Transition.SCALAR,
+    "retnet": Transition.SCALAR,
+}
+
 
 @dataclass(frozen=True)
 class StateCosts:
@@ -117,7 +133,8 @@ class RouteCandidate:
 
 
 def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[RouteCandidate]:
-    """All routes, pipelines of several slices among them, the fastest first; of equals the one with fewer steps."""
+    """All routes, pipelines of several slices among them, the fastest first; of those within a percent of it the one
+    with the fewest steps, which depends least on what the description leaves out."""
     most = max(sizes.heads, sizes.value_dim)
     names = ["allgather", "ring", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
     holders = tuple(stretch.rank for stretch in stretches(layout))
@@ -137,4 +154,5 @@ def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[Rou
                 max(verify_state_route(route, sizes).sent),
             )
         )
-    return sorted(found, key=lambda candidate: (candidate.seconds, candidate.steps))
+    near = _NEAR * min(candidate.seconds for candidate in found)
+    return sorted(found, key=lambda c: (c.seconds > near, c.steps if c.seconds <= near else 0, c.seconds))
