@@ -21,9 +21,9 @@ from ringattn.schedule.states import (
     StateRoute,
     StateSizes,
     Transition,
+    fitted_route,
     make_state_route,
     state_messages,
-    state_slices,
     verify_state_route,
 )
 from ringattn.schedule.value import Kind
@@ -108,8 +108,8 @@ def predict_states(
         ValueError: no such route, more slices than the state has, a layout that is not made of runs, too few ranks.
     """
     holders = tuple(stretch.rank for stretch in stretches(layout))
-    value = make_state_route(route, layout.world, holders[::-1] if backward else holders)
-    state_slices(sizes.heads, sizes.value_dim, value.slices)
+    fitted = fitted_route(route, sizes.heads, sizes.value_dim)
+    value = make_state_route(fitted, layout.world, holders[::-1] if backward else holders)
     return simulate(StateCosts(value, sizes, cluster.accelerator, backward), cluster, record=record)
 
 

@@ -33,6 +33,7 @@ from ringattn.schedule.states import (
     StateRoute,
     StateSizes,
     Transition,
+    fitted_route,
     make_state_route,
     state_messages,
     state_slices,
@@ -110,10 +111,9 @@ def _call(effects: Effect, layout: Layout, sp: SequenceParallel, route: str) -> 
     # Before ranks agree, since a rank cannot leave afterwards.
     sp.exchanges("the state", addition.device, backward=False)
     sizes = sizes_of(effects)
+    route = fitted_route(route, sizes.heads, sizes.value_dim)
     passed = stretches(layout)
     holders = tuple(stretch.rank for stretch in passed)
-    value = make_state_route(route, sp.world, holders)
-    state_slices(sizes.heads, sizes.value_dim, value.slices)
     first = sp.rank * layout.chunks_per_rank
     own = {
         number: tuple(chunk - first for chunk in stretch.chunks)
