@@ -6,13 +6,14 @@ import torch.distributed as dist
 from ringattn.launch.compare.assemble import Expected, assemble
 from ringattn.launch.compare.stage import Began, FromRank, Teller, gather, make_ranks, prepare, report, setup
 from ringattn.launch.compare.state_run import StateReference, StateRun, chunk_inputs
-from ringattn.launch.compare.state_settings import StateConfig, transition_words
+from ringattn.launch.compare.state_settings import StateConfig
 
 from ringattn.layers.linear.effect import Effect
 from ringattn.measure import measure_runs
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.states import predict_states
 from ringattn.report.comparison import Comparison, Result
+from ringattn.report.state_routes import transition_words
 from ringattn.schedule.states import promised_bytes
 from ringattn.sequence.layout import Layout
 from ringattn.sequence.stretches import stretches

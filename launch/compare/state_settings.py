@@ -10,7 +10,7 @@ from ringattn.launch.compare.settings import OWN_CLUSTER
 from ringattn.launch.words import aligned, mapping, rows, setting
 
 from ringattn.planner.states import MIXER_TRANSITIONS
-from ringattn.schedule.states import StateSizes, Transition, fitted_route, state_routes
+from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
 from ringattn.sequence.stretches import stretches
 from ringattn.settings.launcher import WorkersConfig
@@ -102,15 +102,6 @@ def _check(config: StateConfig) -> None:
         raise ValueError("there is no route to run: name some with routes=allgather,ring, or leave it out.")
     for spec in config.named:
         fitted_route(spec, config.heads, config.value_dim)
-
-
-def transition_words(transition: Transition) -> str:
-    """`a matrix of each head`."""
-    return {
-        Transition.SCALAR: "a decay of each head",
-        Transition.DIAGONAL: "a decay of each row",
-        Transition.DENSE: "a matrix of each head",
-    }[transition]
 
 
 def states_help_text() -> str:

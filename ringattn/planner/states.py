@@ -36,6 +36,9 @@ _PACK_PASSES = 2
 # Into how many slices a pipeline may be cut, for a choice.
 _SLICES = (2, 4, 8, 16, 32)
 
+# An all-gather over more ranks is more messages than a person wants to wait for.
+_PLAYED_RANKS = 128
+
 # Times this near to the best are as good.
 _NEAR = 1.01
 
@@ -117,7 +120,8 @@ def predict_states(
 class RouteCandidate:
     """One route for one layer. forward, backward: predicted seconds of the states alone. lane: the busiest direction of
     a link in the forward (None where nothing is sent), and wire: the seconds that its bytes take. steps: exchanges that
-    follow each other in the forward. sent: the most bytes that a rank sends in the forward."""
+    follow each other in the forward. sent, received: the most bytes of any rank in the forward; what was received is
+    held until the pass ends."""
 
     route: str
     forward: float
@@ -126,6 +130,7 @@ class RouteCandidate:
     wire: float
     steps: int
     sent: int
+    received: int
 
     @property
     def seconds(self) -> float:
@@ -134,7 +139,16 @@ class RouteCandidate:
 
 def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[RouteCandidate]:
     """All routes, pipelines of several slices among them, the fastest first; of those within a percent of it the one
-    with the fewest steps, which depends least on what the description leaves out."""
+    with the fewest steps, which depends least on what the description leaves out.
+
+    Raises:
+        ValueError: more ranks than a play takes seconds for.
+    """
+    if layout.world > _PLAYED_RANKS:
+        raise ValueError(
+            f"routes of states are played for up to {_PLAYED_RANKS} ranks that share a sequence, got {layout.world}: "
+            f"ask for sequence_parallel={_PLAYED_RANKS} or fewer"
+        )
     most = max(sizes.heads, sizes.value_dim)
     names = ["allgather", "ring", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
     holders = tuple(stretch.rank for stretch in stretches(layout))
@@ -143,6 +157,7 @@ def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[Rou
         forward, backward = (predict_states(name, layout, sizes, cluster, backward=way) for way in (False, True))
         wire, lane = forward.wire_bound(cluster)
         route = make_state_route(name, layout.world, holders)
+        traffic = verify_state_route(route, sizes)
         found.append(
             RouteCandidate(
                 name,
@@ -151,7 +166,8 @@ def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[Rou
                 None if lane is None else cluster.lanes[lane].name,
                 wire,
                 sum(bool(step.moves) for step in route.steps),
-                max(verify_state_route(route, sizes).sent),
+                max(traffic.sent),
+                max(traffic.received),
             )
         )
     near = _NEAR * min(candidate.seconds for candidate in found)
