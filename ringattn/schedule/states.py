@@ -148,7 +148,7 @@ def _ring(world: int, holders: tuple[int, ...], slices: int) -> list[StateStep]:
 
 _BUILDERS = {"allgather": _allgather, "pipeline": _ring, "ring": _ring}
 
-# Slices of `pipeline` unless it is given a number.
+# Slices of `pipeline` unless it is given a number, where the state has as many.
 _SLICES = 4
 
 _ABOUT = {
@@ -182,6 +182,15 @@ def parse_state_route(spec: str) -> tuple[str, int]:
     if not value.isdigit() or int(value) < 1:
         raise ValueError(f"state route 'pipeline': slices must be a whole number from 1 on, got {value!r}")
     return name, int(value)
+
+
+def fitted_route(spec: str, heads: int, value_dim: int) -> str:
+    """The route with a number of slices that such a state has. ValueError where it is given one that it has not."""
+    name, slices = parse_state_route(spec)
+    if ":" not in spec and slices > max(heads, value_dim):
+        return f"{name}:slices={max(heads, value_dim)}"
+    state_slices(heads, value_dim, slices)
+    return spec
 
 
 @lru_cache(maxsize=256)
@@ -258,7 +267,7 @@ def verify_state_route(route: StateRoute, sizes: StateSizes | None = None) -> St
 def promised_bytes(spec: str, world: int, holders: Sequence[int], sizes: StateSizes, *, backward: bool) -> StateTraffic:
     """The bytes that each rank sends and receives under the route `spec`, in the forward or in the backward."""
     order = tuple(reversed(holders)) if backward else tuple(holders)
-    return verify_state_route(make_state_route(spec, world, order), sizes)
+    return verify_state_route(make_state_route(fitted_route(spec, sizes.heads, sizes.value_dim), world, order), sizes)
 
 
 def _fault(route: StateRoute, step: int, what: str) -> ValueError:

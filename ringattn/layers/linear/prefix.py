@@ -33,6 +33,7 @@ from ringattn.schedule.states import (
     StateRoute,
     StateSizes,
     Transition,
+    fitted_route,
     make_state_route,
     state_messages,
     state_slices,
@@ -110,10 +111,9 @@ def _call(effects: Effect, layout: Layout, sp: SequenceParallel, route: str) -> 
     # Before ranks agree, since a rank cannot leave afterwards.
     sp.exchanges("the state", addition.device, backward=False)
     sizes = sizes_of(effects)
+    route = fitted_route(route, sizes.heads, sizes.value_dim)
     passed = stretches(layout)
     holders = tuple(stretch.rank for stretch in passed)
-    value = make_state_route(route, sp.world, holders)
-    state_slices(sizes.heads, sizes.value_dim, value.slices)
     first = sp.rank * layout.chunks_per_rank
     own = {
         number: tuple(chunk - first for chunk in stretch.chunks)
@@ -176,6 +176,8 @@ class _Pass:
         self.entered: set[tuple[int, int]] = set()
         self.states: dict[tuple[int, int], Tensor] = {}
         self.gathered: dict[int, Effect] = {}
+        self.pool = call.sp.pool(effects.addition.device)
+        self.taken: list[Tensor] = []
 
     def run(self) -> Tensor:
         for index, step in enumerate(self.route.steps):
@@ -187,6 +189,9 @@ class _Pass:
             for part in range(self.route.slices):
                 if (stretch, part) not in self.entered:
                     self._pass_through(stretch, part)
+        # What was received is read until here.
+        for buffer in self.taken:
+            self.pool.give_back(buffer)
         return self.entering
 
     def _advance(self, task: Advance, index: int) -> None:
@@ -226,23 +231,27 @@ class _Pass:
         if not messages:
             return
         assert self.exchanges is not None, "a world of one rank has no messages"
-        sends = {
-            target: torch.cat([piece for move in moves for piece in self._packed(move)])
-            for (source, target), moves in messages.items()
-            if source == self.rank
-        }
-        incoming = {source: moves for (source, target), moves in messages.items() if target == self.rank}
-        receives = {
-            source: self.entering.new_empty(
-                sum(self.sizes.carried_bytes(move, self.route.slices) for move in moves) // self.sizes.item_bytes
-            )
-            for source, moves in incoming.items()
-        }
+        sends, receives = {}, {}
+        # What goes to several ranks is packed once.
+        packed: dict[tuple[tuple[int, int], ...], Tensor] = {}
+        for (source, target), moves in messages.items():
+            if source == self.rank:
+                what = tuple((move.stretch, move.slice) for move in moves)
+                if what not in packed:
+                    pieces = [piece for move in moves for piece in self._pieces(move)]
+                    packed[what] = torch.cat(pieces, out=self._buffer(moves))
+                sends[target] = packed[what]
+            else:
+                receives[source] = self._buffer(moves)
         self.exchanges.exchange(receives, sends, step=index)
-        for source, moves in incoming.items():
-            self._take_in(moves, receives[source])
+        for source, buffer in receives.items():
+            self._take_in(messages[source, self.rank], buffer)
 
-    def _packed(self, move: Carry) -> list[Tensor]:
+    def _buffer(self, moves: Sequence[Carry]) -> Tensor:
+        self.taken.append(self.pool.take(sum(self.sizes.carried_bytes(move, self.route.slices) for move in moves)))
+        return self.taken[-1].view(self.entering.dtype)
+
+    def _pieces(self, move: Carry) -> list[Tensor]:
         if move.kind is Carried.STATE:
             return [self.states[move.stretch, move.slice].reshape(-1)]
         effect = self._whole(self.own[move.stretch])

@@ -11,6 +11,7 @@ from ringattn.schedule.states import (
     StateSizes,
     StateStep,
     Transition,
+    fitted_route,
     make_state_route,
     parse_state_route,
     promised_bytes,
@@ -60,6 +61,12 @@ def test_bytes_by_hand():
 def test_a_state_is_cut_by_heads_and_then_by_columns():
     assert state_slices(8, 32, 3) == [((0, 3), (0, 32)), ((3, 6), (0, 32)), ((6, 8), (0, 32))]
     assert state_slices(1, 32, 2) == [((0, 1), (0, 16)), ((0, 1), (16, 32))]
+
+
+def test_a_pipeline_without_a_number_has_as_many_slices_as_the_state_has():
+    assert [fitted_route("pipeline", heads, 1) for heads in (8, 2)] == ["pipeline", "pipeline:slices=2"]
+    with pytest.raises(ValueError, match="1 heads and 3 value columns can be cut into 3 slices at most, got 4"):
+        fitted_route("pipeline:slices=4", 1, 3)
 
 
 def test_a_pipeline_has_all_ranks_at_work_at_the_same_time():
