@@ -24,6 +24,7 @@ a step takes and what fits. Nothing is run: clusters are described, schedules ar
 
   ringattn plan cluster=h100_8x nodes=4 model=llama3_8b length=1M
   ringattn plan cluster=my_cluster.yaml model=/path/to/checkpoint length=128k zero=1
+  ringattn plan cluster=h100_8x nodes=2 model=llama3_8b length=1M mixer=gated_deltanet
 
 Settings, their defaults and meanings:
 {settings}
@@ -51,6 +52,7 @@ class PlanConfig:
     checkpointing: bool = setting(True, "layers are computed again in the backward")
     keep_attention: bool = setting(True, "but for attention")
     zero: int | None = setting(None, "ZeRO stage, 0 to 3; null: the lowest that fits")
+    mixer: str | None = setting(None, "also how the states of such a linear attention in the model's width travel")
     top: int = setting(4, "schedules to show of each direction")
     json: bool = setting(False, "print JSON instead")
 
@@ -69,15 +71,42 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from ringattn.planner.plan import plan
     from ringattn.report.plan import plan_fields, plan_text
+    from ringattn.sequence.layout import make_layout
 
     config = read(PlanConfig, arguments, command="ringattn plan")
     request = request_of(config)
+    states = None if config.mixer is None else states_of(config.mixer, request.sizes.hidden_size)
     plans = plan(request)
+    fields, blocks = {}, []
+    if config.mixer is not None and states is not None:
+        from ringattn.planner.states import rank_routes
+        from ringattn.report.state_routes import routes_fields, routes_text
+
+        best = plans[0]
+        ranks, layout = best.sequence_parallel, best.layout
+        cut = make_layout(layout, request.length, ranks, request.mask)
+        routes = rank_routes(cut, states, request.cluster.first(ranks))
+        fields = {"states": routes_fields(config.mixer, states, routes)}
+        blocks = [routes_text(config.mixer, states, ranks, layout, routes)]
     if config.json:
-        print(json.dumps(plan_fields(request, plans, asdict(config)), indent=2))
+        print(json.dumps(plan_fields(request, plans, asdict(config)) | fields, indent=2))
     else:
-        print(plan_text(request, plans, model=config.model, top=config.top))
+        print("\n\n".join([plan_text(request, plans, model=config.model, top=config.top), *blocks]))
     return 0
+
+
+def states_of(mixer: str, hidden_size: int) -> Any:
+    """The states of one layer of that mixer, in the sizes that its paper has for such a width. ValueError where there
+    is no such mixer."""
+    from ringattn.layers.linear.mixers import mixer_class
+    from ringattn.planner.states import MIXER_TRANSITIONS
+    from ringattn.schedule.states import StateSizes
+
+    heads, key_dim, value_dim = mixer_class(mixer).paper_sizes(hidden_size)
+    if mixer == "hgrn":
+        # Its channels stand for themselves.
+        heads, value_dim = heads * value_dim, 1
+    return StateSizes(1, heads, key_dim, value_dim, MIXER_TRANSITIONS[mixer])
 
 
 def request_of(config: PlanConfig) -> Any:
@@ -114,8 +143,9 @@ def request_of(config: PlanConfig) -> Any:
 
 
 def model_names() -> list[str]:
-    """The shipped models whose sizes are stated, or found in a package."""
-    return sorted(path.stem for path in _models().glob("*.yaml") if path.stem != "folder")
+    """The shipped models whose sizes are stated, or found in a package; hybrids are not planned for."""
+    named = (path.stem for path in _models().glob("*.yaml"))
+    return sorted(name for name in named if name != "folder" and not _shipped(name).get("hybrid"))
 
 
 def sizes_of(model: str) -> Any:
@@ -130,7 +160,14 @@ def sizes_of(model: str) -> Any:
             return architecture_of(config_of(path))
         return build(Architecture, _shipped(model)["architecture"], prefix="model.architecture.")
     if "/" in model or Path(model).expanduser().exists():
-        return architecture_of(config_of(model))
+        values = config_of(model)
+        linear = list(values.get("layer_types") or ()).count("linear_attention")
+        if linear:
+            raise ValueError(
+                f"a plan counts attention in every layer, and {linear} layers of {model} are linear: plan for a LLaMA "
+                "of its sizes, which is slower and larger"
+            )
+        return architecture_of(values)
     raise ValueError(
         f"there is no model {model!r}.{suggest(model, model_names())} Name one of {', '.join(model_names())}, or the "
         "folder of a Hugging Face checkpoint, a GGUF file or a name on the hub."

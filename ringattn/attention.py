@@ -31,13 +31,14 @@ from ringattn.runtime.call import (
 )
 from ringattn.runtime.collect import gather_rows
 from ringattn.runtime.counter import Counter
+from ringattn.runtime.exchange import Exchanges
 from ringattn.runtime.executor import Executor
 from ringattn.runtime.groups import make_groups
 from ringattn.runtime.kept import Keeping, Kept, keep, replay
 from ringattn.runtime.plan import Plan, Problem
 from ringattn.runtime.pool import BufferPool
 from ringattn.runtime.timeline import Timeline
-from ringattn.runtime.transport import ProcessGroupTransport, Transport
+from ringattn.runtime.transport import ProcessGroupTransport, Transport, VirtualTransport
 from ringattn.schedule import make_schedule, parse
 from ringattn.schedule.traffic import Tensors
 from ringattn.schedule.value import Schedule, Shape
@@ -168,6 +169,8 @@ class SequenceParallel:
         self._calls: OrderedDict[Any, Call] = OrderedDict()
         self._timeline: Timeline | None = None
         self._keeping: list[Keeping] = []
+        # What the ranks have agreed on beside attention, which keeps it with its calls.
+        self._agreed: set[tuple[tuple[str, str], ...]] = set()
 
     # How the sequence is cut.
 
@@ -305,6 +308,35 @@ class SequenceParallel:
         elif refused is not None:
             raise refused
 
+    def agree_as_set(self, terms: Terms, refused: ValueError | None = None) -> None:
+        """`agree`, as often as the object's `agreement` says: each time, or the first time of these terms alone."""
+        known = tuple(sorted(terms.items()))
+        if refused is not None or self.agreement == "every" or known not in self._agreed:
+            self.agree(terms, refused)
+            self._agreed.add(known)
+
+    def exchanges(self, what: str, device: torch.device, *, backward: bool) -> Exchanges | None:
+        """To exchange tensors on `device` with the other ranks beside attention, counted and recorded as its messages
+        are; None in a world of one. what: its name in errors.
+
+        Raises:
+            ValueError: the group works on other devices, or the rank lives in a virtual world, whose ranks are played
+                in turn.
+        """
+        if self.transport is None:
+            return None
+        if isinstance(self.transport, VirtualTransport):
+            raise ValueError(f"{what}: a process group is needed, and this rank lives in a virtual world")
+        self._check_device(what, device)
+        return Exchanges(
+            self.transport,
+            self.counter,
+            what=what,
+            backward=backward,
+            timeout=self.timeout,
+            timeline=self._timeline,
+        )
+
     # What was sent, held, and done when.
 
     @contextmanager
@@ -361,11 +393,7 @@ class SequenceParallel:
         mask, layout, softcap = options.mask(), options.layout, options.softcap
         length, key_length = options.length, options.key_length
         check_tensors(query, key, value, sinks)
-        if self._groups is not None and query.device.type != self._groups.device.type:
-            raise ValueError(
-                f"query is on {query.device}, but the process group works on {self._groups.device.type}; "
-                "move the tensors, or make the group with the backend of their device"
-            )
+        self._check_device("query", query.device)
         if softcap is not None and softcap <= 0:
             raise ValueError(f"softcap must be above 0, got {softcap}; pass softcap=None for none")
         if softcap is not None and mask.landmark_block is not None:
@@ -410,6 +438,13 @@ class SequenceParallel:
             1 / math.sqrt(query.shape[3]) if options.scale is None else float(options.scale),
             None if softcap is None else float(softcap),
         )
+
+    def _check_device(self, what: str, device: torch.device) -> None:
+        if self._groups is not None and device.type != self._groups.device.type:
+            raise ValueError(
+                f"{what} is on {device}, but the process group works on {self._groups.device.type}; "
+                "move the tensors, or make the group with the backend of their device"
+            )
 
     def _key_layout(self, length: int) -> Layout:
         name = self._layout.name if isinstance(self._layout, Layout) else self._layout

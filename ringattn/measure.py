@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,9 +95,22 @@ def measure(
     is what the runtime knows of: the input, results, their sums and the buffers of messages, without what a kernel
     takes for itself.
     """
+    runs = {name: _AttentionRun(sp, shards, control) for name, sp in candidates.items()}
+    return measure_runs(runs, repeats=repeats, warmup=warmup, recorded=recorded, check=check, say=say)
+
+
+def measure_runs(
+    runs: Mapping[str, Run],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    recorded: int = 1,
+    check: Callable[[Results], dict[str, float]] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, RankResult]:
+    """`measure`, of whatever can be run."""
     if warmup < 1 or repeats < 1:
         raise ValueError(f"schedules are measured after 1 or more rounds of warm-up, got {warmup}, {repeats} times")
-    runs = {name: _Run(sp, shards, control) for name, sp in candidates.items()}
     kinds = [*["warm-up"] * warmup, *["repeat"] * repeats, *["recorded"] * recorded]
     with _without_collector():
         for number, kind in enumerate(kinds):
@@ -111,29 +125,44 @@ def measure(
     return {name: run.found for name, run in runs.items()}
 
 
-class _Run:
+class Run(ABC):
     """One candidate and what is found out about it."""
 
-    def __init__(self, sp: SequenceParallel, shards: Shards, control: dist.ProcessGroup | None) -> None:
-        self.sp, self.shards, self.control = sp, shards, control
-        self.device = shards.query.device
+    def __init__(self, sp: SequenceParallel, device: torch.device, control: dist.ProcessGroup | None = None) -> None:
+        self.sp, self.device, self.control = sp, device, control
         self.found = RankResult()
 
+    @abstractmethod
+    def inputs(self) -> list[Tensor]:
+        """Leaves that want gradients, new ones each time."""
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What is timed; its backward is that of autograd."""
+
+    @abstractmethod
+    def grad_out(self) -> Tensor:
+        """The gradient of what `forward` returns."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of the result and of the gradients of all inputs, in reports."""
+
+    @abstractmethod
+    def own_bytes(self, *, backward: bool) -> int:
+        """Of the memory in use before a pass, what belongs to it: its input, and before the backward what the forward
+        left for it."""
+
+    @abstractmethod
+    def known_bytes(self, *, backward: bool) -> int:
+        """Of all tensors at the end of a pass, as far as they are known."""
+
     def once(self, kind: str) -> Results:
-        shards, mask = self.shards, self.shards.mask
-        inputs = [x.detach().requires_grad_() for x in (shards.query, shards.key, shards.value)]
-
-        def forward() -> Tensor:
-            return self.sp.attention(
-                *inputs, causal=mask.causal, window=mask.window, documents=mask.documents, length=shards.length
-            )
-
-        def backward() -> tuple[Tensor, ...]:
-            return torch.autograd.grad(out, inputs, shards.grad_out)
-
-        out = self._pass(self.found.forward, kind, forward, backward=False)
-        grads = self._pass(self.found.backward, kind, backward, backward=True)
-        return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads)))
+        inputs = self.inputs()
+        out = self._pass(self.found.forward, kind, lambda: self.forward(inputs), backward=False)
+        grad_out = self.grad_out()
+        grads = self._pass(self.found.backward, kind, lambda: torch.autograd.grad(out, inputs, grad_out), backward=True)
+        return dict(zip(self.names(), (out.detach(), *grads)))
 
     def _pass(self, found: RankPass, kind: str, compute: Callable[[], Any], *, backward: bool) -> Any:
         sp, pool = self.sp, self.sp.pool(self.device)
@@ -157,10 +186,10 @@ class _Run:
         found.peak_buffer_bytes = pool.peak
         if self.device.type == "cuda":
             # What was there before belongs to others, but for the input, and what the forward left for the backward.
-            own = _held_bytes(self.shards) if backward else _input_bytes(self.shards)
+            own = self.own_bytes(backward=backward)
             found.peak_memory_bytes = torch.cuda.max_memory_allocated(self.device) - before + own
         else:
-            found.peak_memory_bytes = known_bytes(self.shards, backward=backward) + pool.peak
+            found.peak_memory_bytes = self.known_bytes(backward=backward) + pool.peak
         return result
 
     def _allocated(self, *, reset: bool) -> int:
@@ -175,6 +204,34 @@ class _Run:
     def _catch_up(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+class _AttentionRun(Run):
+    def __init__(self, sp: SequenceParallel, shards: Shards, control: dist.ProcessGroup | None) -> None:
+        super().__init__(sp, shards.query.device, control)
+        self.shards = shards
+
+    def inputs(self) -> list[Tensor]:
+        return [x.detach().requires_grad_() for x in (self.shards.query, self.shards.key, self.shards.value)]
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        query, key, value = inputs
+        mask, length = self.shards.mask, self.shards.length
+        return self.sp.attention(
+            query, key, value, causal=mask.causal, window=mask.window, documents=mask.documents, length=length
+        )
+
+    def grad_out(self) -> Tensor:
+        return self.shards.grad_out
+
+    def names(self) -> tuple[str, ...]:
+        return ("out", "dq", "dk", "dv")
+
+    def own_bytes(self, *, backward: bool) -> int:
+        return _held_bytes(self.shards) if backward else _input_bytes(self.shards)
+
+    def known_bytes(self, *, backward: bool) -> int:
+        return known_bytes(self.shards, backward=backward)
 
 
 def known_bytes(shards: Shards, *, backward: bool) -> int:

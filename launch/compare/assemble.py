@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ringattn.measure import RankPass, RankResult
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.costs import Workload
 from ringattn.planner.predict import as_run, predict
+from ringattn.planner.simulate import Simulation
 from ringattn.planner.timeline import RankTimeline
 from ringattn.report.comparison import LinkLoad, Pass, Result
 from ringattn.schedule.traffic import chunk_bytes
@@ -17,30 +19,37 @@ from ringattn.schedule.verify import verify
 from ringattn.sequence.blocks import visible_blocks
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Of one direction. sent: bytes that each rank is to send. simulation: None where no cluster is described."""
+
+    sent: tuple[int, ...]
+    simulation: Simulation | None
+
+
 def assemble(
     name: str,
-    schedules: Mapping[str, Schedule],
+    expected: Mapping[str, Expected],
     ranks: Sequence[RankResult],
     *,
     clocks: Sequence[str],
-    workload: Workload,
     cluster: Cluster | None,
 ) -> Result:
-    """One schedule's result. schedules: of the `forward` and the `backward`. ranks: what each found out. clocks: ranks
+    """One candidate's result. expected: of the `forward` and the `backward`. ranks: what each found out. clocks: ranks
     with the same one share a clock.
 
     Raises:
-        RuntimeError: a rank sent other bytes than the schedule promises.
+        RuntimeError: a rank sent other bytes than promised.
     """
     passes = {}
-    for direction, schedule in schedules.items():
+    for direction, promise in expected.items():
         each: list[RankPass] = [getattr(rank, direction) for rank in ranks]
-        backward = direction == "backward"
         sent = tuple(sum(rank.sent.values()) for rank in each)
-        promise = promised(schedule, workload, backward=backward)
-        if sent != promise:
-            raise RuntimeError(f"{name}, {direction}: the ranks sent {sent} bytes, and the schedule promises {promise}")
-        passes[direction] = _pass(each, schedule, clocks, workload, cluster, backward=backward)
+        if sent != promise.sent:
+            raise RuntimeError(
+                f"{name}, {direction}: the ranks sent {sent} bytes, and the schedule promises {promise.sent}"
+            )
+        passes[direction] = _pass(each, clocks, promise.simulation, cluster)
     tensors = dict.fromkeys(tensor for rank in ranks for tensor in rank.error)
     return Result(
         schedule=name,
@@ -52,6 +61,16 @@ def assemble(
     )
 
 
+def expected_of(schedules: Mapping[str, Schedule], workload: Workload, cluster: Cluster | None) -> dict[str, Expected]:
+    """What is promised and predicted of a call's schedules, by `forward` and `backward`."""
+    found = {}
+    for direction, schedule in schedules.items():
+        backward = direction == "backward"
+        simulation = None if cluster is None else predict(schedule, workload, cluster, backward=backward, record=True)
+        found[direction] = Expected(promised(schedule, workload, backward=backward), simulation)
+    return found
+
+
 def promised(schedule: Schedule, workload: Workload, *, backward: bool) -> tuple[int, ...]:
     """Bytes that the verifier counts for each rank to send."""
     run = as_run(schedule, workload)
@@ -61,18 +80,11 @@ def promised(schedule: Schedule, workload: Workload, *, backward: bool) -> tuple
 
 
 def _pass(
-    ranks: Sequence[RankPass],
-    schedule: Schedule,
-    clocks: Sequence[str],
-    workload: Workload,
-    cluster: Cluster | None,
-    *,
-    backward: bool,
+    ranks: Sequence[RankPass], clocks: Sequence[str], simulation: Simulation | None, cluster: Cluster | None
 ) -> Pass:
     timeline = _middle(ranks, clocks)
     numbers = range(len(ranks[0].recordings))
     links = () if cluster is None else _links(ranks, cluster)
-    simulation = None if cluster is None else predict(schedule, workload, cluster, backward=backward, record=True)
     return Pass(
         repeats=tuple(zip(*(rank.seconds for rank in ranks))),
         sent=tuple(sum(rank.sent.values()) for rank in ranks),

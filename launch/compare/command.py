@@ -15,10 +15,18 @@ ranks that are there, on several hosts too:
 
   torchrun --nproc-per-node 4 -m ringattn compare length=8192 schedules=ring,tokenring,usp:heads=2
 
+With mixer= or routes= it compares how the states of a linear attention get past the ranks (docs/linear-parallel.md):
+
+  ringattn compare mixer=gated_deltanet routes=allgather,ring,pipeline ranks=4
+
 It prints a table, and writes the same as JSON lines, a page, a picture and a trace into a folder: docs/compare.md.
 
 Settings, their defaults and meanings:
 {settings}
+
+With mixer= or routes= these, and of the others layout, length, batch, repeats, warmup, recorded, seed, cluster, nodes,
+folder, timeout, ranks and launcher:
+{state_settings}
 """
 
 
@@ -29,17 +37,19 @@ def run(arguments: Sequence[str]) -> int:
         ValueError: a mistake in the settings, before any rank has started.
     """
     from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read
+    from ringattn.launch.compare.state_settings import asks_for_states, read_states, states_help_text
 
     if {"-h", "--help"} & set(arguments):
-        print(HELP.format(settings=help_text()), end="")
+        print(HELP.format(settings=help_text(), state_settings=states_help_text()), end="")
         return 0
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         from ringattn.launch.compare.worker import take_part
         from ringattn.launch.workers import joined_command
 
         return take_part(arguments, joined_command("compare", arguments))
-    config = read(arguments)
-    cluster_of(config)
+    states = asks_for_states(arguments)
+    config = read_states(arguments) if states else read(arguments)
+    cluster_of(config, attention=not states)
     folder = folder_of(config)
     from ringattn.launch.workers import start_module
 

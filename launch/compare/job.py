@@ -1,39 +1,27 @@
-"""A comparison on the ranks that there are: prepare, measure, put together, report."""
+"""A comparison of attention's schedules on the ranks that there are: prepare, measure, put together, report."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import sys
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
-import torch
 import torch.distributed as dist
-from ringattn.launch.compare.about import Place, commit, hardware, host_names, place, versions
-from ringattn.launch.compare.assemble import assemble
+from ringattn.launch.compare.assemble import assemble, expected_of
 from ringattn.launch.compare.input import Reference, make_shards
-from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig, cluster_of, folder_of
-from ringattn.launch.device import choose_device, shared_threads
+from ringattn.launch.compare.settings import ERROR_LENGTH, CompareConfig
+from ringattn.launch.compare.stage import Began, FromRank, Teller, gather, make_ranks, prepare, report, setup
 from ringattn.launch.rank import Refused, together
 from ringattn.launch.schedules import load
 
 from ringattn.attention import SequenceParallel
-from ringattn.measure import RankResult, Shards, measure
+from ringattn.measure import Shards, measure
 from ringattn.planner.choose import AUTO
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.predict import shape_of
-from ringattn.report.comparison import Comparison, Result, Setup
-from ringattn.report.comparison_report import write_report
-from ringattn.report.comparison_table import comparison_table
+from ringattn.report.comparison import Comparison, Result
 from ringattn.runtime.agreement import Disagreement
 from ringattn.runtime.arguments import Options
 from ringattn.schedule.value import Schedule
-
-# Where a rank is, and what it found out.
-_FromRank = tuple[Place, dict[str, RankResult]]
 
 
 @dataclass(frozen=True)
@@ -54,24 +42,14 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
         Refused: on every rank, where the folder, the cluster, a device or the settings do not serve on one.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    folder, (cluster, about_cluster) = together(
-        # Files are rank 0's to read and write.
-        lambda: (folder_of(config), cluster_of(config)) if rank == 0 else (None, (None, ""))
-    )
-    device = together(lambda: choose_device(config.launcher.device))
-    if device.type == "cpu":
-        torch.set_num_threads(config.launcher.threads or shared_threads())
-    # All ranks must choose the same for `auto`, and files are rank 0's.
-    described = [cluster]
-    dist.broadcast_object_list(described, src=0)
-    base = _make_ranks(config, device, described[0])
-    shards = make_shards(config, device, rank=rank, world=world)
+    stage = prepare(config)
+    base = make_ranks(config, stage, kernel=config.kernel)
+    shards = make_shards(config, stage.device, rank=rank, world=world)
     candidates, skipped = _candidates(config, base, shards)
     wanted = config.length <= ERROR_LENGTH if config.error is None else config.error
     check = Reference(config, rank=rank, world=world).error if wanted and candidates else None
-    say = _Teller(rank, f"{len(candidates)} of {len(config.named)} schedules over {world} ranks")
-    load = os.getloadavg()[0]
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    say = Teller(rank, f"{len(candidates)} of {len(config.named)} schedules over {world} ranks")
+    began = Began.now()
     found = measure(
         {name: candidate.sp for name, candidate in candidates.items()},
         shards,
@@ -81,35 +59,21 @@ def compare(config: CompareConfig, *, command: str) -> Comparison | None:
         check=check,
         say=say,
     )
-    gathered: list[_FromRank] | None = [(place(), {})] * world if rank == 0 else None
-    dist.gather_object((place(), found), gathered)
+    gathered = gather(found)
     if gathered is None:
         return None
-    assert folder is not None
-    hosts = host_names([where for where, _ in gathered])
-    results = _results(config, candidates, skipped, gathered, cluster)
-    on = hardware(device, load=load)
-    comparison = Comparison(setup=_setup(config, hosts, cluster, on, command, started), results=results)
-    _report(comparison, folder, about_cluster)
-    return comparison
-
-
-def _make_ranks(config: CompareConfig, device: torch.device, cluster: Cluster | None) -> SequenceParallel:
-    """What all candidates share: the process groups, and what `auto` plans for."""
-    group = None
-    if device.type == "cuda":
-        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=config.timeout))
-    return together(
-        lambda: SequenceParallel(
-            group,
-            "ring",
-            config.layout,
-            kernel=config.kernel,
-            timeout=config.timeout,
-            agreement="first",
-            cluster=cluster,
-        )
+    about = setup(
+        config,
+        stage,
+        [where for where, _ in gathered],
+        began,
+        command=command,
+        heads=(config.query_heads, config.key_heads),
+        head_dim=config.head_dim,
+        what=config.mask.describe(),
     )
+    results = _results(config, candidates, skipped, gathered, stage.cluster)
+    return report(Comparison(setup=about, results=results), stage)
 
 
 def _candidates(
@@ -159,7 +123,7 @@ def _results(
     config: CompareConfig,
     candidates: dict[str, _Candidate],
     skipped: dict[str, str],
-    gathered: list[_FromRank],
+    gathered: list[FromRank],
     cluster: Cluster | None,
 ) -> tuple[Result, ...]:
     """In the order in which schedules were named."""
@@ -167,58 +131,6 @@ def _results(
     found = {name: Result(schedule=name, skipped=reason) for name, reason in skipped.items()}
     for name, candidate in candidates.items():
         ranks = [of_rank[name] for _, of_rank in gathered]
-        found[name] = assemble(
-            candidate.name, candidate.schedules, ranks, clocks=clocks, workload=workload, cluster=cluster
-        )
+        expected = expected_of(candidate.schedules, workload, cluster)
+        found[name] = assemble(candidate.name, expected, ranks, clocks=clocks, cluster=cluster)
     return tuple(found[config.label(spec)] for spec in config.named)
-
-
-def _setup(
-    config: CompareConfig,
-    hosts: tuple[str, ...],
-    cluster: Cluster | None,
-    on: dict[str, str],
-    command: str,
-    started: str,
-) -> Setup:
-    return Setup(
-        ranks=len(hosts),
-        hosts=hosts,
-        length=config.length,
-        batch=config.batch,
-        query_heads=config.query_heads,
-        key_heads=config.key_heads,
-        head_dim=config.head_dim,
-        dtype=config.dtype,
-        mask=config.mask.describe(),
-        layout=config.layout,
-        repeats=config.repeats,
-        cluster=None if cluster is None else cluster.name,
-        hardware=on,
-        versions=versions(),
-        commit=commit(),
-        command=command,
-        started=started,
-    )
-
-
-def _report(comparison: Comparison, folder: Path, about_cluster: str) -> None:
-    files = write_report(comparison, folder)
-    print(comparison_table(comparison))
-    print(f"\n{about_cluster}")
-    load, cores = (float(comparison.setup.hardware[name]) for name in ("load before", "cores"))
-    if load > cores:
-        print(f"the machine was busy before this began (load {load:.1f} on {cores:.0f} cores): times tell of that too")
-    print("\n".join(f"wrote {path}" for path in files), flush=True)
-
-
-class _Teller:
-    """Tells of each round, on rank 0 alone."""
-
-    def __init__(self, rank: int, what: str) -> None:
-        self.rank = rank
-        self(what)
-
-    def __call__(self, line: str) -> None:
-        if self.rank == 0:
-            print(line, file=sys.stderr, flush=True)

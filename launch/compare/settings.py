@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from ringattn.launch.words import aligned, mapping, rows, setting
 
@@ -150,7 +150,26 @@ def _check(config: CompareConfig) -> None:
             parse(spec.partition(":")[0])
 
 
-def folder_of(config: CompareConfig, *, now: float | None = None) -> Path:
+class Placed(Protocol):
+    """What any comparison says of where it runs and writes."""
+
+    @property
+    def folder(self) -> str | None: ...
+
+    @property
+    def cluster(self) -> str | None: ...
+
+    @property
+    def nodes(self) -> int | None: ...
+
+    @property
+    def ranks(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+def folder_of(config: Placed, *, now: float | None = None) -> Path:
     """Where to write; not there yet.
 
     Raises:
@@ -167,8 +186,8 @@ def folder_of(config: CompareConfig, *, now: float | None = None) -> Path:
     return folder
 
 
-def cluster_of(config: CompareConfig) -> tuple[Cluster | None, str]:
-    """The cluster to predict for, if any, and in words which one, or why none.
+def cluster_of(config: Placed, *, attention: bool = True) -> tuple[Cluster | None, str]:
+    """The cluster to predict for, if any, and in words which one, or why none. attention: it needs a rate for that.
 
     Raises:
         ValueError: one that was asked for is not there, has fewer ranks or no rate for the dtype.
@@ -183,7 +202,8 @@ def cluster_of(config: CompareConfig) -> tuple[Cluster | None, str]:
                 f"cluster {cluster.name!r} has {cluster.world} ranks, but {config.ranks} are compared: describe more "
                 "hosts, or use fewer ranks"
             )
-        kernel_for(cluster.accelerator, config.dtype)
+        if attention:
+            kernel_for(cluster.accelerator, config.dtype)
     except ValueError as error:
         if config.cluster != "auto":
             raise

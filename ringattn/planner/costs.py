@@ -8,13 +8,15 @@ results are added to sums (read, read, write), and parcels that set out are pack
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringattn.planner.cluster import Accelerator, Kernel
+from ringattn.schedule.messages import Envelope, messages
 from ringattn.schedule.traffic import Tensors, chunk_bytes
 from ringattn.schedule.value import Kind, Move, Schedule, Side, Task
 from ringattn.sequence.blocks import block_areas
@@ -62,6 +64,13 @@ def kernel_for(accelerator: Accelerator, dtype: str) -> Kernel:
     return found
 
 
+class PlayedStep(NamedTuple):
+    """A step as the simulator plays it. messages: each with its bytes and moves; tasks: anything with a `rank`."""
+
+    messages: list[tuple[Envelope, int, list[Any]]]
+    tasks: Sequence[Any]
+
+
 @dataclass
 class Costs:
     """Of one schedule in one direction; see `costs_of`."""
@@ -79,6 +88,23 @@ class Costs:
     def __post_init__(self) -> None:
         layouts = self.workload.refined(self.schedule)
         self._size = chunk_bytes(self.schedule, *layouts, self.workload.tensors, backward=self.backward)
+
+    @property
+    def name(self) -> str:
+        return self.schedule.name
+
+    @property
+    def world(self) -> int:
+        return self.schedule.world
+
+    def steps(self) -> Iterator[PlayedStep]:
+        """The schedule's steps in this direction."""
+        for step in self.schedule.steps:
+            found: list[tuple[Envelope, int, list[Any]]] = []
+            for envelope, moves in messages(step, backward=self.backward).items():
+                size = sum(self.bytes(move.kind, move.side, move.chunks, move.heads) for move in moves)
+                found.append((envelope, size, [*moves]))
+            yield PlayedStep(found, step.tasks)
 
     def task(self, task: Task) -> tuple[float, float]:
         """Seconds that a task computes, and then adds its results to sums."""

@@ -1,4 +1,4 @@
-"""Time a schedule on a described cluster, event by event. Pure Python, deterministic.
+"""Time a schedule, or a route of states, on a described cluster, event by event. Pure Python, deterministic.
 
 Each rank goes through its steps as the executor does: it posts the messages of a step, computes its tasks, waits for
 what is due, adds the results that came. A message moves once both ends have posted it and those from the same rank to
@@ -12,17 +12,38 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ringattn.planner.cluster import Cluster
-from ringattn.planner.costs import Costs
+from ringattn.planner.costs import PlayedStep
 from ringattn.planner.timeline import Event, RankTimeline
-from ringattn.schedule.messages import messages
-from ringattn.schedule.value import Kind, Move, Task
+from ringattn.schedule.value import Kind
 
 # Events closer than this are one: float rounding must not split what symmetry makes simultaneous. Relative.
 _TOGETHER = 1e-9
+
+
+class Played(Protocol):
+    """What the simulator asks of what it plays: its steps, and what is in them in seconds (`Costs`, `StateCosts`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def world(self) -> int: ...
+
+    @property
+    def backward(self) -> bool: ...
+
+    def steps(self) -> Iterator[PlayedStep]: ...
+
+    def task(self, task: Any) -> tuple[float, float]: ...
+
+    def merge(self, result_bytes: float) -> float: ...
+
+    def pack(self, moves: Sequence[Any]) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -48,16 +69,15 @@ class Simulation:
         return (0.0, None) if busiest is None else (times[busiest], busiest)
 
 
-def simulate(costs: Costs, cluster: Cluster, *, record: bool = False) -> Simulation:
-    """Run the schedule of `costs` on the first ranks of `cluster`. record: keep the timelines.
+def simulate(costs: Played, cluster: Cluster, *, record: bool = False) -> Simulation:
+    """Run what `costs` is of on the first ranks of `cluster`. record: keep the timelines.
 
     Raises:
         ValueError: the cluster has fewer ranks than the schedule, or a rank cannot be reached.
     """
-    schedule = costs.schedule
-    if cluster.world < schedule.world:
+    if cluster.world < costs.world:
         raise ValueError(
-            f"schedule {schedule.name!r} is for {schedule.world} ranks, but cluster {cluster.name!r} has "
+            f"schedule {costs.name!r} is for {costs.world} ranks, but cluster {cluster.name!r} has "
             f"{cluster.world}; describe more hosts, or use fewer ranks"
         )
     return _Play(costs, cluster, record).run()
@@ -74,7 +94,7 @@ class _Message:
     due: int
     late: bool
     bytes: int = 0
-    moves: list[Move] = field(default_factory=list)
+    moves: list[Any] = field(default_factory=list)
     posted: int = 0
     began: float = 0.0
     done: float | None = None
@@ -89,16 +109,16 @@ class _RankStep:
     """What one rank does in one step."""
 
     posts: list[_Message] = field(default_factory=list)
-    tasks: list[Task] = field(default_factory=list)
+    tasks: list[Any] = field(default_factory=list)
     arrivals: list[_Message] = field(default_factory=list)
     departures: list[_Message] = field(default_factory=list)
 
 
 class _Play:
-    def __init__(self, costs: Costs, cluster: Cluster, record: bool) -> None:
+    def __init__(self, costs: Played, cluster: Cluster, record: bool) -> None:
         self.costs, self.cluster, self.record = costs, cluster, record
         self.direction = "backward" if costs.backward else "forward"
-        world = costs.schedule.world
+        world = costs.world
         self.now = 0.0
         self.events: list[tuple[float, int, int | _Message]] = []
         self.order = 0
@@ -115,15 +135,14 @@ class _Play:
 
     def _steps(self) -> list[list[_RankStep]]:
         """[rank][step], up to the last step in which this direction does anything."""
-        schedule, backward = self.costs.schedule, self.costs.backward
-        steps = [[_RankStep() for _ in schedule.steps] for _ in range(schedule.world)]
+        played = list(self.costs.steps())
+        steps = [[_RankStep() for _ in played] for _ in range(self.costs.world)]
         last = -1
-        for index, step in enumerate(schedule.steps):
-            for (late, source, target, kind, due), moves in messages(step, backward=backward).items():
-                sizes = [self.costs.bytes(move.kind, move.side, move.chunks, move.heads) for move in moves]
-                if not any(sizes):
+        for index, step in enumerate(played):
+            for (late, source, target, kind, due), size, moves in step.messages:
+                if not size:
                     continue
-                message = _Message(source, target, kind, index, due, late, sum(sizes), moves)
+                message = _Message(source, target, kind, index, due, late, size, moves)
                 way = self.cluster.way(source, target)
                 message.lanes, message.left = way.lanes, message.bytes
                 for lane in way.lanes:
@@ -141,7 +160,7 @@ class _Play:
         return [of_rank[: last + 1] for of_rank in steps]
 
     def run(self) -> Simulation:
-        ranks = [self._rank(rank) for rank in range(self.costs.schedule.world)]
+        ranks = [self._rank(rank) for rank in range(self.costs.world)]
         for rank in range(len(ranks)):
             self._at(0.0, rank)
         while self.events or self.flows:

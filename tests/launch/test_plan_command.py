@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from ringattn.launch.cli import main
-from ringattn.launch.plan import length_of, model_names
+from ringattn.launch.plan import length_of, model_names, states_of
+
+from ringattn.schedule.states import StateSizes, Transition
 
 # A world so small that a plan takes a second.
 SMALL = ["cluster=h100_8x", "model=llama3_1b", "length=32k"]
@@ -37,9 +39,27 @@ def test_the_same_as_json(capsys):
     assert best["memory_bytes"]["total"] == sum(v for k, v in best["memory_bytes"].items() if k != "total")
 
 
+def test_a_mixer_asks_for_the_route_of_its_states_too(capsys):
+    code, printed = run(*SMALL, "mixer=gla", "sequence_parallel=8", "json=true", capsys=capsys)
+    found = json.loads(printed.out)["states"]
+    # GLA at a width of 2,048: four heads of 256 x 512 in fp32, whose decay is a number a row.
+    assert code == 0 and found["state"] == {
+        "batch": 1, "heads": 4, "key_dim": 256, "value_dim": 512, "transition": "diagonal", "item_bytes": 4,
+    }  # fmt: skip
+    assert {"allgather", "ring", "pipeline:slices=2"} <= {route["route"] for route in found["routes"]}
+    # The channels of HGRN are heads of one number.
+    assert states_of("hgrn", 64) == StateSizes(1, 64, 1, 1, Transition.SCALAR)
+
+
+def test_one_rank_a_sequence_has_nothing_to_send(capsys):
+    code, printed = run(*SMALL, "mixer=retnet", "sequence_parallel=1", capsys=capsys)
+    assert code == 0 and printed.out.endswith("One rank holds a sequence: nothing travels.\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([*SMALL, "mixer=glu"], "unknown mixer 'glu' (did you mean 'gla'?)"),
         (["clster=h100_8x"], "there is no setting clster. Did you mean 'cluster'?"),
         (["h100_8x"], "a setting is written key=value, got 'h100_8x'"),
         (["cluster=h10_8x"], "there is no cluster 'h10_8x' (did you mean 'h100_8x'?)"),
