@@ -23,6 +23,7 @@ from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
 from ringattn.settings.hosts import read_hostfile
 from ringattn.settings.launcher import num_ranks
+from ringattn.settings.model import check_landmark_block
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 from ringattn.settings.run import RunConfig, from_mapping
@@ -189,6 +190,7 @@ def _check_against_machine(config: RunConfig, *, world: int) -> None:
     if config.model.path is not None:
         found = read_config(Path(config.model.path))
         architecture_of(found)
+        check_landmark_block(found, config.model.landmark_block)
         if config.model.rope_scaling is not None:
             scaled_positions(
                 found, parse_rope_scaling(config.model.rope_scaling), length=config.trainer.sequence_length

@@ -8,6 +8,7 @@ from ringattn.kernels.flash_attn import FlashAttn
 from ringattn.kernels.kernel import Kernel, Request
 from ringattn.kernels.landmark_naive import LandmarkNaive
 from ringattn.kernels.landmark_tiled import LandmarkTiled
+from ringattn.kernels.landmark_triton import LandmarkTriton
 from ringattn.kernels.naive import Naive
 from ringattn.kernels.tiled import Tiled
 from ringattn.sequence.layout import suggest
@@ -24,7 +25,7 @@ KERNELS: tuple[Kernel, ...] = (
 )
 
 # Landmark attention's: of the same interface, over bands of their own (`ringattn.kernels.landmark_bands`).
-LANDMARK_KERNELS: tuple[Kernel, ...] = (LandmarkTiled(), LandmarkNaive())
+LANDMARK_KERNELS: tuple[Kernel, ...] = (LandmarkTriton(), LandmarkTiled(), LandmarkNaive())
 
 
 def choose_kernel(name: str, request: Request) -> Kernel:

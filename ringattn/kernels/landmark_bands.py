@@ -33,6 +33,10 @@ class LandmarkBand(Band):
     past: Ints = field(kw_only=True)
     own: Ints = field(kw_only=True)
 
+    # A band is itself alone: its rectangle, which two of them may share, does not tell its blocks.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     @property
     def stride(self) -> int:
         return self.block + 1
@@ -41,11 +45,6 @@ class LandmarkBand(Band):
     def past_blocks(self) -> int:
         """How many key blocks any row reads through their landmarks."""
         return int(self.past[-1])
-
-    @property
-    def own_pairs(self) -> list[tuple[int, int]]:
-        """(row block, key block) where they are the same block."""
-        return [(row, int(key)) for row, key in enumerate(self.own) if key >= 0]
 
     def seen(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """bool [rows, keys], the ordinary tokens of its own block that a row reads, and bool [rows, past blocks], the

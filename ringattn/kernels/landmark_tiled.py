@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -176,7 +177,8 @@ class _Split(NamedTuple):
         return x
 
 
-class _Tile(NamedTuple):
+@dataclass(frozen=True)
+class _Tile:
     """Some rows of a band: `count` blocks of `size` rows each (`stride`, or what a last short block has).
 
     Taken together, they lie [B Hkv, rows, ...] in the order block, query head of the group, row. pasts: of each row

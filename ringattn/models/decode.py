@@ -18,7 +18,7 @@ class Decoder:
 
     model: what `ringattn.parallelize` returned. reserve: how many tokens will follow the prompt, if known.
 
-    Raises ValueError where the model is not parallelized.
+    Raises ValueError where the model is not parallelized, or is a landmark model.
     """
 
     def __init__(self, model: nn.Module, *, reserve: int = 0) -> None:
@@ -27,6 +27,11 @@ class Decoder:
             raise ValueError(
                 f"generation over ranks takes a parallelized model, got {type(model).__name__}: call "
                 "ringattn.parallelize(model, sp) first, or model.generate of transformers"
+            )
+        if attachment.cut.landmark_block is not None:
+            raise ValueError(
+                f"{type(model).__name__} attends by landmarks, which this decoder does not know: generate with "
+                "ringattn.generate, or read with ringattn.models.landmark.read.RandomAccess"
             )
         self.model: Any = model
         self.sp = attachment.sp

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ringattn.planner.architecture import Architecture
 from ringattn.settings.hybrid import HybridSettings, check_hybrid
@@ -55,6 +57,27 @@ def check_model(model: ModelConfig) -> None:
             "RoPE scaling stretches the positions of a trained model, got "
             f"model.rope_scaling={model.rope_scaling} for a new one: raise model.architecture.max_positions "
             "instead."
+        )
+
+
+# Model types that can become landmark models.
+LANDMARK_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def check_landmark_block(values: Mapping[str, Any], block: int | None) -> None:
+    """ValueError where a model with such a `config.json` can't have landmarks behind every `block` tokens."""
+    own, kind = values.get("landmark_block"), values.get("model_type")
+    if block is None:
+        return
+    if own is None and kind not in LANDMARK_FAMILIES:
+        raise ValueError(
+            f"landmark models are made of the families {', '.join(LANDMARK_FAMILIES)}, got model_type {kind}: use one "
+            "of those."
+        )
+    if own is not None and own != block:
+        raise ValueError(
+            f"the model was trained with landmarks behind every {own} tokens, got model.landmark_block={block}: leave "
+            "it out."
         )
 
 

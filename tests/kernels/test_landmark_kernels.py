@@ -166,6 +166,15 @@ def test_which_blocks_a_band_s_rows_are_behind():
     assert band.past.tolist() == [1, 1, 4] and band.own.tolist() == [-1, 1, 4]
 
 
+def test_bands_of_the_same_rows_and_keys_are_not_taken_for_each_other():
+    near, far = (
+        find_landmark_bands(np.arange(first, 26), np.arange(first), Mask(landmark_block=block), 26)[0]
+        for first, block in ((16, 3), (16, 7))
+    )
+    assert (near.row, near.rows, near.key, near.keys) == (far.row, far.rows, far.key, far.keys)
+    assert near != far and hash(near) != hash(far)
+
+
 def test_the_choice_of_kernel():
     request = Request(CPU, torch.float32, 64, landmark_block=63)
     assert choose_kernel("auto", request).name == "landmark_tiled"

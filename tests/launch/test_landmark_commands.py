@@ -46,6 +46,7 @@ def test_convert_makes_a_landmark_model_and_takes_it_back(place, tmp_path, capsy
         (["convert", "source=x", "out=y", "landmark_block=7"], "landmark_block=7 is for making a landmark model"),
         (["convert", "source=x", "out=y", "to=landmark", "landmark_block=0"], "landmark_block must be above 0, got 0"),
         (["train", "model.landmark_block=0", "--dry-run"], "model.landmark_block must be above 0, got 0"),
+        (["train", "model.path={model}", "model.landmark_block=9", "--dry-run"], "every 7 tokens, got model.landmark_"),
         (["generate", "model={plain}", "prompt=a", "retrieval.k=2"], "plain has none: make a landmark model of it"),
         (["generate", "model={model}", "prompt=a", "retrieval.window=8"], "write retrieval.window=7."),
         (["eval", "model.path={plain}", "retrieval.k=2"], "plain has none: make a landmark model of it"),

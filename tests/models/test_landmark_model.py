@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 import ringattn
 from ringattn.kernels.landmark_naive import landmark_attention
 from ringattn.models.attachment import cut_of
-from ringattn.models.landmark import FAMILIES, from_landmark, to_landmark
+from ringattn.models.landmark import FAMILIES, from_landmark, to_landmark, with_blocks
 from ringattn.models.landmark.convert import check_tokenizer
 from ringattn.models.load import load_model
 from ringattn.models.loss import shift
@@ -195,9 +195,13 @@ def test_weights_under_the_other_kind_s_config_are_refused(folder, tmp_path):
         (lambda: to_landmark(plain(), 0), "at least 1 ordinary token, got landmark_block=0"),
         (lambda: to_landmark(plain(), 2.5), "at least 1 ordinary token, got landmark_block=2.5"),
         (lambda: to_landmark(make_model("mistral"), 4), "sliding window of 9"),
-        (lambda: to_landmark(make_model("gemma2"), 4), "families llama, mistral, qwen2, qwen3, got Gemma2ForCausalLM"),
+        (lambda: to_landmark(make_model("gemma2"), 4), "families llama, mistral, qwen2, qwen3, got model_type gemma2"),
         (lambda: to_landmark(nn.Linear(1, 1), 4), "takes a Hugging Face causal LM"),
         (lambda: to_landmark(to_landmark(plain(), 4), 5), "is a landmark model already, with blocks of 4 tokens"),
+        (
+            lambda: with_blocks(to_landmark(plain(), 4), 5),
+            "landmarks behind every 4 tokens, got model.landmark_block=5",
+        ),
         (lambda: from_landmark(plain()), "is no landmark model"),
         (lambda: to_landmark(plain(), 4).set_attn_implementation("sdpa"), "grouped by blocks, which .*'sdpa'"),
     ],

@@ -18,6 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ringattn
+from ringattn.models.decode import Decoder
 from ringattn.models.landmark import to_landmark
 from ringattn.models.landmark.read import RandomAccess
 from ringattn.models.landmark.slots import Slots
@@ -265,6 +266,16 @@ def test_a_folder_that_can_t_be_written_is_said_before_anything_is_read(tmp_path
 def test_settings_that_do_not_serve_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         RandomAccess(landmark_model(), RetrievalConfig(**{"window": WINDOW, **settings}))
+
+
+def test_what_would_be_read_wrongly_is_refused():
+    model = to_landmark(make_model("llama", attention="sdpa"), BLOCK)
+    with pytest.raises(ValueError, match=r"attends by landmarks, .*ringattn.generate"):
+        Decoder(ringattn.parallelize(model, ringattn.SequenceParallel()))
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    model = to_landmark(make_model("llama", attention="sdpa", rope_parameters=dynamic), BLOCK)
+    with pytest.raises(ValueError, match=r"depend on the length .*: scale them by yarn"):
+        RandomAccess(model, RetrievalConfig(window=WINDOW))
 
 
 def test_a_model_without_landmarks_has_none_to_retrieve_by():

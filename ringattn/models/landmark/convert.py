@@ -15,6 +15,7 @@ from ringattn.models.attachment import attachment_of
 from ringattn.models.landmark.decoder import check_block
 from ringattn.models.landmark.families import FAMILIES, is_landmark, plain_classes
 from ringattn.models.support import text_model
+from ringattn.settings.model import check_landmark_block
 
 
 def to_landmark(model: nn.Module, block: int = 63) -> Any:
@@ -36,11 +37,7 @@ def to_landmark(model: nn.Module, block: int = 63) -> Any:
             f"the model is a landmark model already, with blocks of {inner.config.landmark_block} tokens: use it as it "
             "is, or make a plain one of it first (from_landmark, or `ringattn convert` with to=plain)."
         )
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"landmark models are made of the families {', '.join(FAMILIES)}, got {type(inner).__name__} (model_type "
-            f"{kind}): use one of those."
-        )
+    check_landmark_block(inner.config.to_dict(), block)
     if _has_window(inner.config):
         raise ValueError(
             f"blocks are seen from anywhere behind them, but {type(inner).__name__} has a sliding window of "
@@ -69,11 +66,7 @@ def with_blocks(model: Any, block: int | None) -> Any:
         return model
     if not is_landmark(model.config):
         return to_landmark(model, block)
-    if model.config.landmark_block != block:
-        raise ValueError(
-            f"the model was trained with landmarks behind every {model.config.landmark_block} tokens, got "
-            f"model.landmark_block={block}: leave it out."
-        )
+    check_landmark_block(model.config.to_dict(), block)
     return model
 
 

@@ -117,8 +117,8 @@ class RandomAccess:
 def check_serves(model: Any, config: RetrievalConfig) -> None:
     """ValueError where `model` can't be read so."""
     check_model_serves(model.config.to_dict(), config, name=type(model).__name__)
-    if config.positions == "plain" and depends_on_length(model.model.rotary_emb):
+    if depends_on_length(model.model.rotary_emb):
         raise ValueError(
-            "rotary positions that depend on the length (dynamic, longrope) can't stand for blocks kept before them: "
-            "write retrieval.positions=stingy."
+            "blocks are kept without positions and read at several, which must not turn by other angles as the text "
+            "grows, but the model's rotary positions depend on the length (dynamic, longrope): scale them by yarn."
         )
