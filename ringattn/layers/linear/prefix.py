@@ -16,7 +16,8 @@ What travels is as wide as the effects (fp32 or fp64), one contiguous message fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,20 +184,29 @@ class _Pass:
         for index, step in enumerate(self.route.steps):
             for task in step.tasks:
                 if task.rank == self.rank:
-                    self._advance(task, index)
+                    with self._timed("compute", index):
+                        self._advance(task)
             self._exchange(index)
-        for stretch in self.own:
-            for part in range(self.route.slices):
-                if (stretch, part) not in self.entered:
-                    self._pass_through(stretch, part)
+        with self._timed("compute", len(self.route.steps)):
+            for stretch in self.own:
+                for part in range(self.route.slices):
+                    if (stretch, part) not in self.entered:
+                        self._pass_through(stretch, part)
         # What was received is read until here.
         for buffer in self.taken:
             self.pool.give_back(buffer)
         return self.entering
 
-    def _advance(self, task: Advance, index: int) -> None:
-        exchanges = self.exchanges
-        start = exchanges.timeline.now() if exchanges and exchanges.timeline else 0.0
+    @contextmanager
+    def _timed(self, kind: str, index: int) -> Iterator[None]:
+        """An event of the timeline, where one is recorded."""
+        timeline = self.exchanges.timeline if self.exchanges else None
+        start = timeline.now() if timeline else 0.0
+        yield
+        if timeline and self.exchanges:
+            timeline.add(kind, self.exchanges.direction, index, start)
+
+    def _advance(self, task: Advance) -> None:
         stretch, part = task.stretch, task.slice
         if stretch in self.own:
             after = self._pass_through(stretch, part)
@@ -204,8 +214,6 @@ class _Pass:
             effect = self.gathered.pop(stretch)
             after = apply(effect, self.states.pop((stretch, part))) if stretch else effect.addition
         self.states[stretch + 1, part] = after
-        if exchanges and exchanges.timeline:
-            exchanges.timeline.add("compute", exchanges.direction, index, start)
 
     def _pass_through(self, stretch: int, part: int) -> Tensor:
         """Take a slice of the state past one's own stretch, and keep what enters each chunk on the way."""
@@ -234,15 +242,16 @@ class _Pass:
         sends, receives = {}, {}
         # What goes to several ranks is packed once.
         packed: dict[tuple[tuple[int, int], ...], Tensor] = {}
-        for (source, target), moves in messages.items():
-            if source == self.rank:
-                what = tuple((move.stretch, move.slice) for move in moves)
-                if what not in packed:
-                    pieces = [piece for move in moves for piece in self._pieces(move)]
-                    packed[what] = torch.cat(pieces, out=self._buffer(moves))
-                sends[target] = packed[what]
-            else:
-                receives[source] = self._buffer(moves)
+        with self._timed("post", index):
+            for (source, target), moves in messages.items():
+                if source == self.rank:
+                    what = tuple((move.stretch, move.slice) for move in moves)
+                    if what not in packed:
+                        pieces = [piece for move in moves for piece in self._pieces(move)]
+                        packed[what] = torch.cat(pieces, out=self._buffer(moves))
+                    sends[target] = packed[what]
+                else:
+                    receives[source] = self._buffer(moves)
         self.exchanges.exchange(receives, sends, step=index)
         for source, buffer in receives.items():
             self._take_in(messages[source, self.rank], buffer)
