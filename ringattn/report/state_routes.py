@@ -1,4 +1,4 @@
-"""How the states of a linear attention get past the ranks of a plan, and why so: a table and sentences. No torch."""
+"""Routes of states in words: the steps of one, and which one a plan takes and why. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from ringattn.planner.states import RouteCandidate
 from ringattn.report.comparison_summary import mebibytes
 from ringattn.report.table import table
-from ringattn.schedule.states import StateSizes, Transition
+from ringattn.schedule.states import Advance, Carry, StateRoute, StateSizes, Transition
+
+_LEFT = ("takes the state", "sends", "receives")
 
 _WORDS = {
     Transition.SCALAR: "a decay of each head",
@@ -21,6 +23,32 @@ _WORDS = {
 def transition_words(transition: Transition) -> str:
     """What a stretch does to a state, in words."""
     return _WORDS[transition]
+
+
+def describe_route(route: StateRoute) -> str:
+    """The table of its steps, a row for each rank that does something: stretches are numbered in the order in which the
+    state passes them."""
+    rows = []
+    for index, step in enumerate(route.steps):
+        first = str(index)
+        for rank in range(route.world):
+            past = [_number(route, task) for task in step.tasks if task.rank == rank]
+            sends = [f"{_what(route, move)} to {move.target}" for move in step.moves if move.source == rank]
+            receives = [f"{_what(route, move)} from {move.source}" for move in step.moves if move.target == rank]
+            if past or sends or receives:
+                cells = [f"past {', '.join(past)}" if past else "", ", ".join(sends), ", ".join(receives)]
+                rows.append([first, str(rank), *(cell or "-" for cell in cells)])
+                first = ""
+    return table(["step", "rank", *_LEFT], rows, left=_LEFT)
+
+
+def _what(route: StateRoute, move: Carry) -> str:
+    return f"{move.kind.value} {_number(route, move)}"
+
+
+def _number(route: StateRoute, item: Advance | Carry) -> str:
+    """`2`, or with several slices `2.1`: stretch 2, slice 1."""
+    return f"{item.stretch}.{item.slice}" if route.slices > 1 else str(item.stretch)
 
 
 def routes_text(mixer: str, sizes: StateSizes, ranks: int, layout: str, found: Sequence[RouteCandidate]) -> str:

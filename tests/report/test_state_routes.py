@@ -1,8 +1,8 @@
 """Routes of states in words: the best first, and reasons that the figures bear out."""
 
 from ringattn.planner.states import RouteCandidate
-from ringattn.report.state_routes import routes_text
-from ringattn.schedule.states import StateSizes, Transition
+from ringattn.report.state_routes import describe_route, routes_text
+from ringattn.schedule.states import StateSizes, Transition, make_state_route
 
 SIZES = StateSizes(batch=1, heads=4, key_dim=16, value_dim=16, transition=Transition.DIAGONAL)
 
@@ -33,3 +33,17 @@ def test_a_busy_link_and_whole_states_are_reasons_too():
     assert "each of its 3 exchanges carries the whole state" in routes_text("gla", SIZES, 4, "zigzag", found)
     found = [candidate("ring", 0.002, steps=3), candidate("allgather", 0.003, steps=1, wire=2e-3)]
     assert "its busiest link, a > b, takes 2.000 ms instead of 1.000" in routes_text("gla", SIZES, 4, "zigzag", found)
+
+
+def test_the_steps_of_a_route_as_a_table():
+    assert describe_route(make_state_route("ring", 2, (0, 1, 0))).splitlines() == [
+        "step  rank  takes the state  sends         receives",
+        "----  ----  ---------------  ------------  --------------",
+        "   0     0  past 0           state 1 to 1  -",
+        "         1  -                -             state 1 from 0",
+        "   1     0  -                -             state 2 from 1",
+        "         1  past 1           state 2 to 0  -",
+    ]
+    gathered = describe_route(make_state_route("allgather", 2, (0, 1, 0)))
+    assert "   0     0  -                effect 0 to 1  effect 1 from 1" in gathered
+    assert "past 0.1         state 1.1 to 1" in describe_route(make_state_route("pipeline:slices=2", 2, (0, 1, 0)))
