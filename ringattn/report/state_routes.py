@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,8 @@ from ringattn.planner.states import RouteCandidate
 from ringattn.report.comparison_summary import mebibytes
 from ringattn.report.table import table
 from ringattn.schedule.states import Advance, Carry, StateRoute, StateSizes, Transition
+
+_WIDTH = 118
 
 _LEFT = ("takes the state", "sends", "receives")
 
@@ -74,7 +77,8 @@ def routes_text(mixer: str, sizes: StateSizes, ranks: int, layout: str, found: S
     ]
     head = ["route", "forward ms", "backward ms", "steps", "MiB sent", "MiB held", "busiest link ms", "that link"]
     shown = table(head, rows, left=["route", "that link"])
-    return "\n".join([f"{title} ({ranks} ranks, {layout}):", shown, *routes_reasons(sizes, found)])
+    reasons = [textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in routes_reasons(sizes, found)]
+    return "\n".join([f"{title} ({ranks} ranks, {layout}):", shown, *reasons])
 
 
 def routes_fields(mixer: str, sizes: StateSizes, found: Sequence[RouteCandidate]) -> dict[str, Any]:

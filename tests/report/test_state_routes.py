@@ -17,15 +17,16 @@ def test_the_best_route_and_why_not_the_others():
         candidate("pipeline:slices=2", 0.003, steps=4),
         candidate("ring", 0.004, steps=3),
     ]
-    title, _, _, first, *_, why, ring, pipeline = routes_text("gla", SIZES, 4, "zigzag", found).splitlines()
+    title, _, _, first, *lines = routes_text("gla", SIZES, 4, "zigzag", found).splitlines()
+    words = " ".join(" ".join(lines).split())
     assert title.startswith("One gla layer's states: 4 heads of 16 x 16 in 32 bits, and a decay of each row")
     assert first.split() == ["allgather", "2.000", "2.000", "1", "0.004", "0.008", "1.000", "a", ">", "b"]
-    assert why == (
+    assert (
         "allgather: a state has 4.0 KiB and a transition 256 B, whatever the length; all travel in one exchange, and a "
         "rank sends up to 4.0 KiB and holds 8.0 KiB of others."
-    )
-    assert ring == "ring takes 2.00 times as long: 3 exchanges follow one another instead of 1, each with its start."
-    assert pipeline.startswith("pipeline:slices=2, the best pipeline, takes 1.50 times as long: 4 exchanges")
+    ) in words
+    assert "ring takes 2.00 times as long: 3 exchanges follow one another instead of 1, each with its start." in words
+    assert "pipeline:slices=2, the best pipeline, takes 1.50 times as long: 4 exchanges" in words
 
 
 def test_a_busy_link_and_whole_states_are_reasons_too():
