@@ -18,6 +18,7 @@ from ringattn.schedule.messages import Envelope
 from ringattn.schedule.states import (
     Advance,
     Carry,
+    Join,
     StateRoute,
     StateSizes,
     Transition,
@@ -82,9 +83,13 @@ class StateCosts:
                 found.append((Envelope(True, source, target, Kind.PARCEL, index), size, [*moves]))
             yield PlayedStep(found, step.tasks)
 
-    def task(self, task: Advance) -> tuple[float, float]:
-        """Seconds to take a slice of the state past a stretch; nothing is merged."""
-        size = self.sizes.state_bytes(self.route.slices, task.slice)
+    def task(self, task: Advance | Join) -> tuple[float, float]:
+        """Seconds to take a slice of the state past a stretch, or to join two effects: their transitions are multiplied
+        too. Nothing is merged."""
+        if isinstance(task, Join):
+            size = self.sizes.state_bytes() + self.sizes.transition_bytes()
+        else:
+            size = self.sizes.state_bytes(self.route.slices, task.slice)
         seconds = _ADVANCE_PASSES * size / self.accelerator.memory_bandwidth
         if self.sizes.transition is Transition.DENSE:
             flops = 2 * self.sizes.key_dim * size / self.sizes.item_bytes
@@ -97,7 +102,7 @@ class StateCosts:
 
     def pack(self, moves: Sequence[Carry]) -> float:
         """Seconds to pack what leaves; what goes to several ranks is packed once."""
-        once = {(move.kind, move.stretch, move.slice): move for move in moves}.values()
+        once = {(move.kind, move.stretch, move.slice, move.last): move for move in moves}.values()
         size = sum(self.sizes.carried_bytes(move, self.route.slices) for move in once)
         return _PACK_PASSES * size / self.accelerator.memory_bandwidth
 
@@ -150,7 +155,7 @@ def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[Rou
             f"ask for sequence_parallel={_PLAYED_RANKS} or fewer"
         )
     most = max(sizes.heads, sizes.value_dim)
-    names = ["allgather", "ring", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
+    names = ["allgather", "ring", "scan", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
     holders = tuple(stretch.rank for stretch in stretches(layout))
     found = []
     for name in names:

@@ -10,11 +10,11 @@ from typing import Any
 from ringattn.planner.states import RouteCandidate
 from ringattn.report.comparison_summary import mebibytes
 from ringattn.report.table import table
-from ringattn.schedule.states import Advance, Carry, StateRoute, StateSizes, Transition
+from ringattn.schedule.states import Advance, Carried, Carry, Join, StateRoute, StateSizes, Transition
 
 _WIDTH = 118
 
-_LEFT = ("takes the state", "sends", "receives")
+_LEFT = ("computes", "sends", "receives")
 
 _WORDS = {
     Transition.SCALAR: "a decay of each head",
@@ -35,23 +35,35 @@ def describe_route(route: StateRoute) -> str:
     for index, step in enumerate(route.steps):
         first = str(index)
         for rank in range(route.world):
-            past = [_number(route, task) for task in step.tasks if task.rank == rank]
+            done = [_done(route, task) for task in step.tasks if task.rank == rank]
             sends = [f"{_what(route, move)} to {move.target}" for move in step.moves if move.source == rank]
             receives = [f"{_what(route, move)} from {move.source}" for move in step.moves if move.target == rank]
-            if past or sends or receives:
-                cells = [f"past {', '.join(past)}" if past else "", ", ".join(sends), ", ".join(receives)]
-                rows.append([first, str(rank), *(cell or "-" for cell in cells)])
+            if done or sends or receives:
+                rows.append([first, str(rank), *(", ".join(cell) or "-" for cell in (done, sends, receives))])
                 first = ""
     return table(["step", "rank", *_LEFT], rows, left=_LEFT)
 
 
+def _done(route: StateRoute, task: Advance | Join) -> str:
+    """`state 2 past 2`, or `joins 1-2 and 3-4`."""
+    if isinstance(task, Join):
+        return f"joins {_span(task.stretch, task.middle - 1)} and {_span(task.middle, task.last)}"
+    return f"state {_sliced(route, task)} past {_span(task.stretch, task.last)}"
+
+
 def _what(route: StateRoute, move: Carry) -> str:
-    return f"{move.kind.value} {_number(route, move)}"
+    if move.kind is Carried.EFFECT:
+        return f"effect {_span(move.stretch, move.last)}"
+    return f"state {_sliced(route, move)}"
 
 
-def _number(route: StateRoute, item: Advance | Carry) -> str:
-    """`2`, or with several slices `2.1`: stretch 2, slice 1."""
+def _sliced(route: StateRoute, item: Advance | Carry) -> str:
+    """`2`, or with several slices `2.1`: what enters stretch 2, slice 1."""
     return f"{item.stretch}.{item.slice}" if route.slices > 1 else str(item.stretch)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def routes_text(mixer: str, sizes: StateSizes, ranks: int, layout: str, found: Sequence[RouteCandidate]) -> str:

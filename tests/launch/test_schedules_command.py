@@ -108,7 +108,7 @@ def test_a_route_of_states_is_shown_with_its_bytes(capsys):
     assert main(["schedules", *words.split()]) == 0
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert shown[:2] == ["ring over 2 ranks, contiguous, forward", "stretches of the sequence lie on ranks 0 1"]
-    assert "0 0 past 0 state 1 to 1 -" in shown and shown[-2:] == ["0 256 0", "1 0 256"]
+    assert "0 0 state 0 past 0 state 1 to 1 -" in shown and shown[-2:] == ["0 256 0", "1 0 256"]
     assert main(["schedules", *words.split(), "--backward"]) == 0
     assert "stretches of the sequence lie on ranks 1 0\n" in capsys.readouterr().out
 
@@ -174,7 +174,7 @@ def test_an_error_inside_a_users_function_keeps_its_traceback(mine):
         ("show ring --rank 4", "has no argument --rank (did you mean '--ranks'?)"),
         ("show ring --ranks 0", "argument --ranks: must be a whole number from 1 on, got '0'"),
         ("show ring --window 0", "window must be at least 1"),
-        ("route rnig", "unknown state route 'rnig' (did you mean 'ring'?); there are allgather, pipeline, ring"),
+        ("route rnig", "unknown state route 'rnig' (did you mean 'ring'?); there are allgather, pipeline, ring, scan"),
         ("route ring --layout striped", "choose layout contiguous, zigzag or balanced"),
         ("route ring --ranks 0", "--ranks must be at least 1, got 0"),
         ("route ring --rank 2", "unrecognized arguments: --rank 2; see `ringattn schedules route --help`"),

@@ -16,6 +16,7 @@ What travels is as wide as the effects (fp32 or fp64), one contiguous message fr
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from ringattn.schedule.states import (
     Advance,
     Carried,
     Carry,
+    Join,
     StateRoute,
     StateSizes,
     Transition,
@@ -176,16 +178,20 @@ class _Pass:
         self.entering = torch.zeros_like(effects.addition, memory_format=torch.contiguous_format)
         self.entered: set[tuple[int, int]] = set()
         self.states: dict[tuple[int, int], Tensor] = {}
-        self.gathered: dict[int, Effect] = {}
+        # How often each state is still wanted here: it goes once it is not.
+        self.wanted: Counter[tuple[int, int]] = Counter()
+        # Of other ranks' stretches, or of several: by the first and the last.
+        self.found: dict[tuple[int, int], Effect] = {}
         self.pool = call.sp.pool(effects.addition.device)
         self.taken: list[Tensor] = []
 
     def run(self) -> Tensor:
+        self._count()
         for index, step in enumerate(self.route.steps):
             for task in step.tasks:
                 if task.rank == self.rank:
                     with self._timed("compute", index):
-                        self._advance(task)
+                        self._do(task)
             self._exchange(index)
         with self._timed("compute", len(self.route.steps)):
             for stretch in self.own:
@@ -206,19 +212,49 @@ class _Pass:
         if timeline and self.exchanges:
             timeline.add(kind, self.exchanges.direction, index, start)
 
-    def _advance(self, task: Advance) -> None:
+    def _count(self) -> None:
+        passed = {(stretch, part) for stretch in self.own for part in range(self.route.slices)}
+        for step in self.route.steps:
+            for task in step.tasks:
+                if isinstance(task, Advance) and task.rank == self.rank:
+                    self.wanted[task.stretch, task.slice] += 1
+                    if task.last == task.stretch:
+                        passed.discard((task.stretch, task.slice))
+            for move in step.moves:
+                if move.kind is Carried.STATE and move.source == self.rank:
+                    self.wanted[move.stretch, move.slice] += 1
+        # Those of one's own stretches that no task passes through are passed through at the end.
+        self.wanted.update(passed)
+
+    def _state(self, stretch: int, part: int) -> Tensor | None:
+        """The state that enters a stretch; None at the start of the sequence, where it is zero."""
+        key = stretch, part
+        self.wanted[key] -= 1
+        return self.states.get(key) if self.wanted[key] > 0 else self.states.pop(key, None)
+
+    def _do(self, task: Advance | Join) -> None:
+        if isinstance(task, Join):
+            first = self._effect(task.stretch, task.middle - 1)
+            self.found[task.stretch, task.last] = compose(first, self._effect(task.middle, task.last))
+            return
         stretch, part = task.stretch, task.slice
-        if stretch in self.own:
+        if stretch in self.own and stretch == task.last:
             after = self._pass_through(stretch, part)
         else:
-            effect = self.gathered.pop(stretch)
-            after = apply(effect, self.states.pop((stretch, part))) if stretch else effect.addition
-        self.states[stretch + 1, part] = after
+            effect, state = self._effect(stretch, task.last), self._state(stretch, part)
+            after = effect.addition if state is None else apply(effect, state)
+        self.states[task.last + 1, part] = after
+
+    def _effect(self, first: int, last: int) -> Effect:
+        if (first, last) not in self.found:
+            assert first == last, "the verifier has proven that a rank has what it uses"
+            self.found[first, last] = self._whole(self.own[first])
+        return self.found[first, last]
 
     def _pass_through(self, stretch: int, part: int) -> Tensor:
         """Take a slice of the state past one's own stretch, and keep what enters each chunk on the way."""
         (top, bottom), (left, right) = self.slices[part]
-        state = self.states.pop((stretch, part), None)
+        state = self._state(stretch, part)
         for chunk in self.own[stretch]:
             effect = Effect(
                 self.effects.transition[chunk, :, top:bottom],
@@ -241,11 +277,11 @@ class _Pass:
         assert self.exchanges is not None, "a world of one rank has no messages"
         sends, receives = {}, {}
         # What goes to several ranks is packed once.
-        packed: dict[tuple[tuple[int, int], ...], Tensor] = {}
+        packed: dict[tuple[tuple[Carried, int, int, int], ...], Tensor] = {}
         with self._timed("post", index):
             for (source, target), moves in messages.items():
                 if source == self.rank:
-                    what = tuple((move.stretch, move.slice) for move in moves)
+                    what = tuple((move.kind, move.stretch, move.slice, move.last) for move in moves)
                     if what not in packed:
                         pieces = [piece for move in moves for piece in self._pieces(move)]
                         packed[what] = torch.cat(pieces, out=self._buffer(moves))
@@ -262,8 +298,10 @@ class _Pass:
 
     def _pieces(self, move: Carry) -> list[Tensor]:
         if move.kind is Carried.STATE:
-            return [self.states[move.stretch, move.slice].reshape(-1)]
-        effect = self._whole(self.own[move.stretch])
+            state = self._state(move.stretch, move.slice)
+            assert state is not None, "zeros do not travel"
+            return [state.reshape(-1)]
+        effect = self._effect(move.stretch, move.last)
         first = [effect.transition.reshape(-1)] if move.stretch else []
         return [*first, effect.addition.reshape(-1)]
 
@@ -291,7 +329,7 @@ class _Pass:
                 shape = (whole[0], bottom - top, whole[2], right - left)
                 self.states[move.stretch, move.slice] = take(shape)
             elif move.stretch:
-                self.gathered[move.stretch] = Effect(take(self.effects.transition.shape[1:]), take(whole))
+                self.found[move.stretch, move.last] = Effect(take(self.effects.transition.shape[1:]), take(whole))
             else:
                 addition = take(whole)
-                self.gathered[0] = Effect(addition.new_ones(whole[:2]), addition)
+                self.found[0, move.last] = Effect(addition.new_ones(whole[:2]), addition)

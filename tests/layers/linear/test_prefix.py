@@ -13,7 +13,7 @@ from ringattn.sequence.layout import make_layout
 from ringattn.sequence.stretches import stretches
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 4, 5
-ROUTES = ("allgather", "ring", "pipeline:slices=2", "pipeline:slices=5")
+ROUTES = ("allgather", "ring", "scan", "pipeline:slices=2", "pipeline:slices=5")
 KINDS = {"scalar": (), "diagonal": (KEY,), "dense": (KEY, KEY)}
 
 
@@ -131,7 +131,7 @@ def some_call(rank, what):
             "striped",
             "layout 'striped' deals tokens out to the ranks one by one; choose layout contiguous, zigzag or balanced",
         ),
-        ("name", "unknown state route 'rign' (did you mean 'ring'?); there are allgather, pipeline, ring"),
+        ("name", "unknown state route 'rign' (did you mean 'ring'?); there are allgather, pipeline, ring, scan"),
         ("slices", "3 heads and 5 value columns can be cut into 5 slices at most, got 9; name fewer"),
         ("bfloat16", "both float32 or both float64"),
     ],

@@ -38,13 +38,14 @@ def test_a_busy_link_and_whole_states_are_reasons_too():
 
 def test_the_steps_of_a_route_as_a_table():
     assert describe_route(make_state_route("ring", 2, (0, 1, 0))).splitlines() == [
-        "step  rank  takes the state  sends         receives",
-        "----  ----  ---------------  ------------  --------------",
-        "   0     0  past 0           state 1 to 1  -",
-        "         1  -                -             state 1 from 0",
-        "   1     0  -                -             state 2 from 1",
-        "         1  past 1           state 2 to 0  -",
+        "step  rank  computes        sends         receives",
+        "----  ----  --------------  ------------  --------------",
+        "   0     0  state 0 past 0  state 1 to 1  -",
+        "         1  -               -             state 1 from 0",
+        "   1     0  -               -             state 2 from 1",
+        "         1  state 1 past 1  state 2 to 0  -",
     ]
     gathered = describe_route(make_state_route("allgather", 2, (0, 1, 0)))
-    assert "   0     0  -                effect 0 to 1  effect 1 from 1" in gathered
-    assert "past 0.1         state 1.1 to 1" in describe_route(make_state_route("pipeline:slices=2", 2, (0, 1, 0)))
+    assert "   0     0  -                               effect 0 to 1  effect 1 from 1" in gathered
+    assert "state 0.1 past 0  state 1.1 to 1" in describe_route(make_state_route("pipeline:slices=2", 2, (0, 1, 0)))
+    assert "joins 1 and 2" in describe_route(make_state_route("scan", 5, (0, 1, 2, 3, 4)))
