@@ -32,9 +32,18 @@ def describe(config: RunConfig) -> str:
         f"{config.trainer.sequence_length / degree:,.0f} tokens a rank",
         f"memory on the fullest rank at its fullest moment, the {memory.moment} (the program itself, about 0.5 GiB, "
         "not counted):\n" + table(["part", "MiB"], [[name, f"{size / 2**20:,.1f}"] for name, size in memory.parts()]),
+        *_of_hybrids(config),
         *commands(config, Path(config.run.folder), digest(text)),
     ]
     return "\n\n".join(sections)
+
+
+def _of_hybrids(config: RunConfig) -> list[str]:
+    """What the estimate does not know."""
+    kinds = () if config.model.path is None else read_config(Path(config.model.path)).get("layer_types") or ()
+    if config.model.hybrid is None and "linear_attention" not in kinds:
+        return []
+    return ["the estimate counts every layer as full attention, and some layers of this model are linear"]
 
 
 def architecture(config: RunConfig) -> Architecture:

@@ -27,7 +27,7 @@ from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
-from ringattn.models.load import load_model, new_llama
+from ringattn.models.load import load_model, new_hybrid, new_llama
 from ringattn.models.support import text_model
 from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import has_rope_scaling
@@ -302,7 +302,10 @@ def build_model(config: RunConfig) -> Any:
     not reach."""
     chosen, length = config.model, config.trainer.sequence_length
     if chosen.architecture is not None:
-        model = new_llama(chosen.architecture, seed=config.trainer.seed)
+        if chosen.hybrid is None:
+            model = new_llama(chosen.architecture, seed=config.trainer.seed)
+        else:
+            model = new_hybrid(chosen.architecture, chosen.hybrid, seed=config.trainer.seed)
         setting = f"model.architecture.max_positions={length}"
     else:
         model = load_model(Path(str(chosen.path)), rope_scaling=chosen.rope_scaling, length=length)

@@ -143,8 +143,9 @@ def request_of(config: PlanConfig) -> Any:
 
 
 def model_names() -> list[str]:
-    """The shipped models whose sizes are stated, or found in a package."""
-    return sorted(path.stem for path in _models().glob("*.yaml") if path.stem != "folder")
+    """The shipped models whose sizes are stated, or found in a package; hybrids are not planned for."""
+    named = (path.stem for path in _models().glob("*.yaml"))
+    return sorted(name for name in named if name != "folder" and not _shipped(name).get("hybrid"))
 
 
 def sizes_of(model: str) -> Any:
@@ -159,7 +160,14 @@ def sizes_of(model: str) -> Any:
             return architecture_of(config_of(path))
         return build(Architecture, _shipped(model)["architecture"], prefix="model.architecture.")
     if "/" in model or Path(model).expanduser().exists():
-        return architecture_of(config_of(model))
+        values = config_of(model)
+        linear = list(values.get("layer_types") or ()).count("linear_attention")
+        if linear:
+            raise ValueError(
+                f"a plan counts attention in every layer, and {linear} layers of {model} are linear: plan for a LLaMA "
+                "of its sizes, which is slower and larger"
+            )
+        return architecture_of(values)
     raise ValueError(
         f"there is no model {model!r}.{suggest(model, model_names())} Name one of {', '.join(model_names())}, or the "
         "folder of a Hugging Face checkpoint, a GGUF file or a name on the hub."

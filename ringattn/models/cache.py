@@ -10,6 +10,7 @@ layer is heads x (head size + 1) numbers a rank, whatever the length.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ class ShardedCache:
         self.sp = sp
         self.length = 0
         self.decoding = False
+        # What layers other than attention keep (`ringattn.models.hybrid.states`).
+        self.states: Any = None
         self._reserve = -(-reserve // sp.world)
         self._layers: dict[int, LayerShard] = {}
 

@@ -241,7 +241,7 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     if bounds is None:
         bounds = named
     if bounds is None and given.get("length") is None:
-        bounds = _restarts(given.get("position_ids"))
+        bounds = restarts(given.get("position_ids"))
     if bounds is None:
         return None
     values = tuple(int(bound) for bound in bounds)
@@ -252,7 +252,8 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     return values
 
 
-def _restarts(positions: Tensor | None) -> list[int] | None:
+def restarts(positions: Tensor | None) -> list[int] | None:
+    """The cumulative lengths of packed documents whose positions [B, L] begin anew; None where they run on."""
     if positions is None or positions.dim() != 2:
         return None
     jumps = positions[:, 1:] - positions[:, :-1] != 1

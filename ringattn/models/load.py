@@ -1,4 +1,4 @@
-"""Models of a run: a LLaMA from sizes, or a Hugging Face checkpoint folder.
+"""Models of a run: a LLaMA or a hybrid from sizes, or a Hugging Face checkpoint folder.
 
 Nothing is downloaded, no code of a folder's is run, and no pickle is opened.
 """
@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from ringattn.models.hybrid import HybridConfig, HybridForCausalLM
 from ringattn.planner.architecture import Architecture, read_config
+from ringattn.settings.hybrid import HybridSettings
 from ringattn.settings.rope import parse_rope_scaling, scaled_positions
 
 
@@ -45,11 +47,54 @@ def new_llama(architecture: Architecture, *, seed: int) -> PreTrainedModel:
             eos_token_id=0,
         )
     )
+    _start_local(model, architecture)
+    return model
+
+
+def new_hybrid(architecture: Architecture, hybrid: HybridSettings, *, seed: int) -> PreTrainedModel:
+    """A hybrid of a LLaMA of these sizes, with random fp32 weights that depend on `seed` alone.
+
+    Raises:
+        ValueError: sizes that the mixer can't have.
+    """
+    torch.manual_seed(seed)
+    model = HybridForCausalLM(
+        HybridConfig(
+            vocab_size=architecture.vocabulary,
+            hidden_size=architecture.hidden_size,
+            intermediate_size=architecture.intermediate_size,
+            num_hidden_layers=architecture.layers,
+            num_attention_heads=architecture.heads,
+            num_key_value_heads=architecture.key_value_heads,
+            head_dim=architecture.head_dim,
+            mixer=hybrid.mixer,
+            pattern=hybrid.listed_pattern(),
+            linear_heads=hybrid.linear_heads,
+            linear_key_dim=hybrid.linear_key_dim,
+            linear_value_dim=hybrid.linear_value_dim,
+            conv_width=hybrid.conv_width,
+            state_route=hybrid.state_route,
+            sliding_window=hybrid.sliding_window,
+            rope_layers=hybrid.listed_rope_layers(),
+            rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+            max_position_embeddings=architecture.max_positions,
+            attention_bias=architecture.attention_bias,
+            tie_word_embeddings=architecture.tie_embeddings,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+    _start_local(model, architecture)
+    return model
+
+
+def _start_local(model: Any, architecture: Architecture) -> None:
+    """The query and key biases of attending layers at `local_start` (see `new_llama`)."""
     if architecture.local_start:
         for layer in model.model.layers:
-            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            attention = getattr(layer, "self_attn", None)
+            for projection in () if attention is None else (attention.q_proj, attention.k_proj):
                 torch.nn.init.constant_(projection.bias, architecture.local_start)
-    return model
 
 
 # While it loads, transformers replaces functions of torch for the whole process; of two threads the later one would

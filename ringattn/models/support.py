@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from ringattn.layers.linear.mixers.mixer import Mixer
 from ringattn.models.attend import NAME
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -39,7 +40,8 @@ def check_supported(model: PreTrainedModel) -> None:
             "and can't be parallelized"
         )
     config = model.config.get_text_config()
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
+    known = _LAYER_TYPES | getattr(model, "sequence_parallel_layers", frozenset())
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - known)
     mixers = sorted({type(module).__name__ for module in model.modules() if isinstance(module, nn.Conv1d)})
     if others or mixers or getattr(config, "attention_chunk_size", None):
         what = ", ".join([*others, *mixers]) or "chunked attention"
@@ -55,11 +57,11 @@ def check_supported(model: PreTrainedModel) -> None:
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules that call the attention function."""
+    """The modules in which tokens meet: those that call the attention function, and mixers of our own."""
     return [
         module
         for module in model.modules()
-        if hasattr(module, "is_causal") or type(module).__name__.endswith("Attention")
+        if hasattr(module, "is_causal") or type(module).__name__.endswith("Attention") or isinstance(module, Mixer)
     ]
 
 

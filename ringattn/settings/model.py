@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ringattn.planner.architecture import Architecture
+from ringattn.settings.hybrid import HybridSettings, check_hybrid
 from ringattn.settings.rope import parse_rope_scaling
 from ringattn.settings.rules import not_negative, positive
 
@@ -13,11 +14,13 @@ from ringattn.settings.rules import not_negative, positive
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Either `architecture` (a new model) or `path`: a Hugging Face checkpoint folder, a GGUF file, `package:NAME` or a
-    name on the hub. `rope_scaling`: KIND[:TARGET], as `ringattn.settings.rope` reads it.
+    name on the hub. `hybrid`: linear attention in some layers of a new model. `rope_scaling`: KIND[:TARGET], as
+    `ringattn.settings.rope` reads it.
     """
 
     path: str | None = None
     architecture: Architecture | None = None
+    hybrid: HybridSettings | None = None
     rope_scaling: str | None = None
 
 
@@ -31,6 +34,13 @@ def check_model(model: ModelConfig) -> None:
         )
     if model.architecture is not None:
         _check_architecture(model.architecture)
+    if model.hybrid is not None:
+        if model.architecture is None:
+            raise ValueError(
+                "model.hybrid says which layers of a new model are linear, and a checkpoint has its own, got "
+                f"model.path={model.path}: drop model.hybrid."
+            )
+        check_hybrid(model.hybrid, layers=model.architecture.layers)
     if model.rope_scaling is not None:
         parse_rope_scaling(model.rope_scaling)
     if model.rope_scaling is not None and model.path is None:

@@ -66,6 +66,11 @@ def check(config: RunConfig) -> None:
     check_data(config.data, config.trainer.sequence_length)
     check_launcher(config.launcher)
     check_run_folder(config.run)
+    if config.model.hybrid is not None and config.schedule.layout == "striped":
+        raise ValueError(
+            "a linear attention passes its state from one run of consecutive tokens to the next, got "
+            "schedule.layout=striped for a hybrid model: write schedule.layout=zigzag."
+        )
     if config.adapter.kind != "none" and config.model.path is None:
         raise ValueError(
             "adapters adapt a trained model, got adapter.kind=lora for a new one: name a checkpoint with "

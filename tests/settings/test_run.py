@@ -51,6 +51,10 @@ def test_a_worker_that_sees_no_run_folder_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"model__hybrid__pattern": "pure", "schedule__layout": "striped"},
+            "got schedule.layout=striped for a hybrid model: write schedule.layout=zigzag",
+        ),
         ({"model__path": "a"}, "either model.path .* or model.architecture .*, got both"),
         (
             {"data__path": "a.txt"},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ringattn.layers.linear.chunked import Entering
+from ringattn.layers.linear.chunked import Entering, nothing_of
 from ringattn.layers.linear.effect import Effect
 from ringattn.layers.linear.pieces import Pieces
 
@@ -54,7 +54,7 @@ def channels(
         states.append(finals[run])
         finals[run] = torch.addcmul(add, by, finals[run])
     if not states:
-        return torch.zeros_like(x), finals[-1]
+        return nothing_of(x, finals), finals[pieces.last_run]
     state = torch.stack(states, dim=1)
     out = torch.stack([torch.addcmul(h, by, state) for h, by in zip(own, through, strict=True)], dim=2)
-    return pieces.join(out).to(x.dtype), finals[-1]
+    return pieces.join(out).to(x.dtype), finals[pieces.last_run]

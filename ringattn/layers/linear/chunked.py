@@ -78,11 +78,16 @@ def chunked(
             before = (zeros if initial_state is None else initial_state.to(wide),)
         states, finals = _scan(pieces, intra, decay, intra.write, before)
         if not states:
-            return torch.zeros_like(value), before[-1]
+            return nothing_of(value, before), finals[pieces.last_run]
         state = torch.stack(states)
         write = intra.write if intra.reads is None else intra.write - intra.reads @ state
         out = intra.query @ state + intra.scores @ write
-        return pieces.join(out.permute(1, 0, 3, 2, 4)).to(value.dtype), finals[-1]
+        return pieces.join(out.permute(1, 0, 3, 2, 4)).to(value.dtype), finals[pieces.last_run]
+
+
+def nothing_of(value: Tensor, before: Sequence[Tensor]) -> Tensor:
+    """The output of no tokens. It hangs on what came from other ranks, whose backward waits for this rank's."""
+    return torch.zeros_like(value) + 0 * before[-1].sum().to(value.dtype)
 
 
 def _by_head(x: Tensor) -> Tensor:

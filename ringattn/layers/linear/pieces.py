@@ -41,6 +41,11 @@ class Pieces:
     leaves: Tensor | None = None
     keeps: Tensor | None = None
 
+    @property
+    def last_run(self) -> int:
+        """The last run that has a token; the first where none has."""
+        return max((number for number, length in enumerate(self.lengths) if length), default=0)
+
     def cut(self, x: Tensor, *, filler: float = 0.0) -> Tensor:
         """[B, n, ...] -> [B, N, size, ...]; a view where nothing has to be filled up."""
         parts = []
