@@ -198,6 +198,9 @@ def _scan(world: int, holders: tuple[int, ...], slices: int) -> list[StateStep]:
 
 _BUILDERS = {"allgather": _allgather, "pipeline": _ring, "ring": _ring, "scan": _scan}
 
+# What `route=` takes besides names: the planner's choice for the cluster that `SequenceParallel` was given.
+AUTO = "auto"
+
 # Slices of `pipeline` unless it is given a number, where the state has as many.
 _SLICES = 4
 
@@ -233,6 +236,12 @@ def parse_state_route(spec: str) -> tuple[str, int]:
     if not value.isdigit() or int(value) < 1:
         raise ValueError(f"state route 'pipeline': slices must be a whole number from 1 on, got {value!r}")
     return name, int(value)
+
+
+def check_route(spec: str) -> None:
+    """ValueError where `route=` cannot take this: a route's name, with a number where it takes one, or `auto`."""
+    if spec != AUTO:
+        parse_state_route(spec)
 
 
 def fitted_route(spec: str, heads: int, value_dim: int) -> str:

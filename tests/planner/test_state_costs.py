@@ -6,7 +6,7 @@ A state has 100 bytes (one head, 5 x 5 numbers of 4 bytes) and every link carrie
 import pytest
 
 from ringattn.planner.cluster import Accelerator, Cluster, Link, Overhead
-from ringattn.planner.states import predict_states, rank_routes
+from ringattn.planner.states import choose_route, predict_states, rank_routes
 from ringattn.schedule.states import StateSizes, Transition, make_state_route, verify_state_route
 from ringattn.sequence.layout import make_layout
 
@@ -77,4 +77,4 @@ def test_routes_are_ranked_by_their_time_on_the_cluster():
     inside = [Link(rank, f"host{number // 2}", 1e9, 1e9) for number, rank in enumerate(ranks)]
     hosts = Cluster("hosts", ranks, ranks, mesh().accelerator, (*inside, Link("host0", "host1", 10.0, 10.0)))
     assert seconds("allgather", cluster=hosts) == pytest.approx(40.8)
-    assert rank_routes(CONTIGUOUS, SIZES, hosts)[0].route == "ring"
+    assert rank_routes(CONTIGUOUS, SIZES, hosts)[0].route == choose_route(CONTIGUOUS, SIZES, hosts) == "ring"

@@ -28,7 +28,9 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.attention import SequenceParallel
 from ringattn.layers.linear.effect import Effect, apply, compose
+from ringattn.planner.states import choose_route
 from ringattn.schedule.states import (
+    AUTO,
     Advance,
     Carried,
     Carry,
@@ -50,7 +52,8 @@ def entering_states(effects: Effect, layout: Layout, sp: SequenceParallel, *, ro
 
     effects: of this rank's chunks, `layout.of(sp.rank)`, stacked: transition [chunks, B, H], [chunks, B, H, dk] or
         [chunks, B, H, dk, dk]; addition [chunks, B, H, dk, dv]; fp32 or fp64.
-    route: a name from `ringattn.schedule.states.state_routes()`: `allgather`, `ring`, `pipeline`, `pipeline:slices=8`.
+    route: a name from `ringattn.schedule.states.state_routes()`: `allgather`, `ring`, `scan`, `pipeline`,
+        `pipeline:slices=8`; or `auto`: the planner's choice for `sp`'s cluster.
 
     Returns [chunks, B, H, dk, dv]. A chunk without tokens takes no part: zeros enter it, and its effect is not read.
     Every rank must use what it gets in its loss, since the backward is collective too.
@@ -114,6 +117,9 @@ def _call(effects: Effect, layout: Layout, sp: SequenceParallel, route: str) -> 
     # Before ranks agree, since a rank cannot leave afterwards.
     sp.exchanges("the state", addition.device, backward=False)
     sizes = sizes_of(effects)
+    if route == AUTO:
+        # Nothing travels from one rank to itself.
+        route = choose_route(layout, sizes, sp.planned(addition.device)) if sp.world > 1 else "ring"
     route = fitted_route(route, sizes.heads, sizes.value_dim)
     passed = stretches(layout)
     holders = tuple(stretch.rank for stretch in passed)
