@@ -23,10 +23,10 @@ from ringattn.kernels.bands import Band
 from ringattn.kernels.kernel import Kernel, Request, sum_dtype
 from ringattn.kernels.landmark_bands import LandmarkBand
 
-# Rows of one tile (those of all query heads that share a key head), and scores of one tile: the two that a backward
-# holds at once fit a core's second-level cache, and more rows would read more blocks that only some of them see.
-_TILE_ROWS = 128
-_TILE_SCORES = 128 * 1024
+# Rows of one tile (those of all query heads that share a key head), and scores of one tile: small enough for a core's
+# cache and to read few blocks that only some of the rows see, large enough for matrix products at speed.
+_TILE_ROWS = 192
+_TILE_SCORES = 256 * 1024
 
 
 class LandmarkTiled(Kernel):
@@ -240,14 +240,14 @@ class _Tile:
         """[B Hkv, own, tokens, D]: the ordinary tokens of the own blocks."""
         if self.own[0][1] == self.whole:
             return split.rest.unsqueeze(1)
-        return split.tokens.unflatten(1, (self.whole, self.block))[:, [key for _, key in self.own]]
+        return split.tokens.unflatten(1, (self.whole, self.block))[:, _run([key for _, key in self.own])]
 
     def add_own(self, split: _Split, found: Tensor) -> None:
         """Add what belongs to the ordinary tokens of the own blocks."""
         if self.own[0][1] == self.whole:
             split.rest.add_(found[:, 0])
         else:
-            split.tokens.unflatten(1, (self.whole, self.block))[:, [key for _, key in self.own]] += found
+            split.tokens.unflatten(1, (self.whole, self.block))[:, _run([key for _, key in self.own])] += found
 
     def parts(self, keys: _Split) -> Iterator[tuple[slice, slice, slice]]:
         """Heads, key blocks and their ordinary tokens, of such sizes that their scores are a tile."""
@@ -258,6 +258,11 @@ class _Tile:
             for start in range(0, self.past, blocks):
                 stop = min(self.past, start + blocks)
                 yield slice(h, h + heads), slice(start, stop), slice(start * self.block, stop * self.block)
+
+
+def _run(indices: list[int]) -> slice | list[int]:
+    """Neighbours as a slice, which copies nothing."""
+    return slice(indices[0], indices[-1] + 1) if indices[-1] - indices[0] + 1 == len(indices) else indices
 
 
 def _tiles(band: LandmarkBand, key_heads: int, group: int) -> Iterator[_Tile]:
