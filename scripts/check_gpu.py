@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 import ringattn
-from ringattn.kernels import KERNELS
+from ringattn.kernels import KERNELS, LANDMARK_KERNELS
 from ringattn.kernels.kernel import Request
 
 MASKS = {
@@ -31,6 +31,7 @@ MASKS = {
     "full": {"causal": False},
     "window": {"window": 100},
     "documents": {"documents": (0, 70, 71, 384)},
+    "landmarks": {"documents": (0, 70, 71, 384), "landmark_block": 63},
 }
 # Relative to the norm; the error of one 16-bit rounding of out and of the scores' products.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
@@ -63,10 +64,11 @@ def _kernels(device: torch.device) -> int:
     """Each kernel that serves, under each mask, through TokenRing over four ranks."""
     wrong = 0
     print("\nkernel           dtype      mask        out      dq       dk       dv")
-    for kernel, dtype in itertools.product(KERNELS, TOLERANCES):
-        if kernel.refusal(Request(device, dtype, 64)):
-            continue
-        for mask in MASKS:
+    for kernel, dtype, mask in itertools.product((*KERNELS, *LANDMARK_KERNELS), TOLERANCES, MASKS):
+        block = MASKS[mask].get("landmark_block")
+        if (block is not None) == (kernel in LANDMARK_KERNELS) and not kernel.refusal(
+            Request(device, dtype, 64, landmark_block=block)
+        ):
             errors = _errors("tokenring", kernel.name, dtype, mask, device)
             wrong += _show(f"{kernel.name:16} {str(dtype)[6:]:10} {mask:10}", errors, TOLERANCES[dtype])
     return wrong
@@ -95,7 +97,8 @@ def _errors(schedule: str, kernel: str, dtype: torch.dtype, mask: str, device: t
     random = torch.Generator().manual_seed(0)
     sizes = (8, 4, 4, 8)
     query, key, value, grad = (torch.randn(1, 384, heads, 64, generator=random).to(dtype) for heads in sizes)
-    exact = _world(1, "ring", "naive", [x.double() for x in (query, key, value)], grad.double(), mask)
+    naive = "landmark_naive" if "landmark_block" in MASKS[mask] else "naive"
+    exact = _world(1, "ring", naive, [x.double() for x in (query, key, value)], grad.double(), mask)
     found = _world(4, schedule, kernel, [x.to(device) for x in (query, key, value)], grad.to(device), mask)
     return [((x.cpu().double() - y).norm() / y.norm()).item() for x, y in zip(found, exact, strict=True)]
 
@@ -106,7 +109,7 @@ def _world(
     world = ringattn.VirtualWorld(ranks, schedule, kernel=kernel)
     inputs = [x.requires_grad_() for x in tensors]
     parts = world.attention(*inputs, **MASKS[mask])
-    places = [sp.positions(grad.shape[1]).to(grad.device) for sp in world.ranks]
+    places = [sp.positions(grad.shape[1], mask=ringattn.Mask(**MASKS[mask])).to(grad.device) for sp in world.ranks]
     grads = torch.autograd.grad(parts, inputs, [grad[:, place] for place in places])
     out = torch.empty_like(parts[0], memory_format=torch.contiguous_format).new_empty(grad.shape)
     for part, place in zip(parts, places, strict=True):

@@ -91,6 +91,7 @@ def test_the_example_is_exact_in_a_virtual_world(example):
         ("run_my_ring.py", "rank {} has 500 of 1000 tokens\n"),
         ("attend.py", "rank {}: (1, 500, 8, 64) of (1, 1000, 8, 64)\n"),
         ("parallel_model.py", "rank {}: 500 of 1000 tokens, loss of the whole sequence 6.25\n"),
+        ("landmark_attend.py", "rank {}: (1, 1015, 8, 64), of which 1000 ordinary tokens\n"),
         ("continue_text.py", "rank {}: a prompt of 1000 tokens, 20 more\n"),
     ],
 )

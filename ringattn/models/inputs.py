@@ -241,7 +241,7 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     if bounds is None:
         bounds = named
     if bounds is None and given.get("length") is None:
-        bounds = restarts(given.get("position_ids"))
+        bounds = documents_of_positions(given.get("position_ids"))
     if bounds is None:
         return None
     values = tuple(int(bound) for bound in bounds)
@@ -252,8 +252,8 @@ def _documents(given: Arguments, length: int) -> tuple[int, ...] | None:
     return values
 
 
-def restarts(positions: Tensor | None) -> list[int] | None:
-    """The cumulative lengths of packed documents whose positions [B, L] begin anew; None where they run on."""
+def documents_of_positions(positions: Tensor | None) -> list[int] | None:
+    """The documents' bounds that positions [rows, L] show where they restart; None where they never do."""
     if positions is None or positions.dim() != 2:
         return None
     jumps = positions[:, 1:] - positions[:, :-1] != 1

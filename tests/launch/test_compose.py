@@ -40,7 +40,7 @@ def test_composing_is_repeatable(tmp_path):
 def test_every_choice_of_every_group_composes(group, tmp_path, monkeypatch):
     model = tmp_path / "model"
     model.mkdir()
-    sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    sizes = {"model_type": "llama", "vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     (model / "config.json").write_text(
         json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
     )

@@ -285,12 +285,13 @@ def test_a_model_without_landmarks_has_none_to_retrieve_by():
 
 class Held(TorchDispatchMode):
     """Bytes of all tensors that operations make, while they are alive; but for mapped files, which are no tensors of
-    the device."""
+    the device, and `text`, which is the reader's."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: Tensor) -> None:
         super().__init__()
         self.peak, self._seen = 0, 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        storage = text.untyped_storage()
+        self._alive = {storage._cdata: (StorageWeakRef(storage), 0)}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -314,7 +315,7 @@ def device_peak(length: int, folder: str, block: int) -> tuple[int, int]:
     model = to_landmark(make_model("llama", attention="sdpa"), block).eval()
     config = RetrievalConfig(k=4, window=20 * block, keep="file", folder=folder)
     tokens = make_tokens(1, length)
-    with Held() as held:
+    with Held(tokens) as held:
         reading = RandomAccess(model, config, reserve=length)
         for states in reading.states(tokens):
             assert states.shape[1] <= 20 * block

@@ -25,7 +25,7 @@ from ringattn.models.hybrid.cache import HybridCache
 from ringattn.models.hybrid.config import HybridConfig
 from ringattn.models.hybrid.layers import HybridLayer
 from ringattn.models.hybrid.states import ShardedStates
-from ringattn.models.inputs import restarts
+from ringattn.models.inputs import documents_of_positions
 
 # Mixers whose forget gates have lower bounds that rise with the layers, and what each has one for.
 _BOUNDED = {"hgrn": "values", "hgrn2": "keys"}
@@ -251,7 +251,7 @@ def _alone(
             )
         )
     if documents is None and past == 0 and attention_mask is None:
-        documents = restarts(position_ids)
+        documents = documents_of_positions(position_ids)
     context = Context((range(past, past + tokens),))
     places = torch.arange(past, past + tokens, device=device)
     seen = None

@@ -172,8 +172,11 @@ class MappedArray(Array):
         size = capacity * torch.Size(self._shape).numel() * self._dtype.itemsize
         try:
             with self._path.open("r+b") as file:
-                # Reserved on the disk: a mapped file that grows on a full disk would end the process.
-                os.posix_fallocate(file.fileno(), 0, size)
+                if hasattr(os, "posix_fallocate"):
+                    # Reserved on the disk: to write into a mapped file on a full one ends the process.
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
         except OSError as error:
             raise ValueError(
                 f"{size:,} bytes of past blocks can't be written to {self._path} ({error}): free some space, or name "

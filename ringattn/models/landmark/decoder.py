@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import attachment_of
 from ringattn.models.attend import NAME, Retriever
-from ringattn.models.inputs import check_no_padding, restarts
+from ringattn.models.inputs import check_no_padding, documents_of_positions
 from ringattn.runtime.transport import Mailboxes, VirtualTransport
 from ringattn.sequence.landmarks import Bounds, Ints, are_landmarks, block_numbers, with_landmarks
 from ringattn.sequence.layout import Layout
@@ -90,7 +90,7 @@ class LandmarkDecoder(LandmarkAttention):
         states = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
         whole = states.shape[1] if length is None else length
         if documents is None and length is None:
-            documents = tuple(restarts(position_ids) or ()) or None
+            documents = tuple(documents_of_positions(position_ids) or ()) or None
         block: int = self.config.landmark_block  # type: ignore[attr-defined]
         attachment = attachment_of(self)  # type: ignore[arg-type]
         spread, bounds = with_landmarks(whole, None if documents is None else tuple(map(int, documents)), block)

@@ -42,7 +42,7 @@ def window_attention(
 
     outer = scores.masked_fill(~(inside | (past & landmark)), _NOTHING)
     lse = outer.logsumexp(dim=-1)
-    # A landmark at the start of a window of one-token pieces still sees its block's tokens: no row is empty.
+    # No row is empty: windows hold whole blocks, so that a landmark's row sees its block's tokens at least.
     weights = outer.sub_(lse[..., None]).exp_()
     blocks = columns // stride
     if blocks and start + rows > stride:
