@@ -1,4 +1,5 @@
-"""Checkpoints of other kinds into a Hugging Face folder: GGUF, LoRA adapters, DeepSpeed's, other dtypes and file sizes.
+"""Checkpoints of other kinds into a Hugging Face folder: GGUF, LoRA adapters, DeepSpeed's, other dtypes and file sizes;
+and, with `hybrid`, of a LLaMA-like model into a hybrid one.
 
 What a source is shows in its files (`identify`); `convert` then makes one model of it in memory and saves that.
 """
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.models.aside import written_aside
 from ringattn.models.gguf import read_gguf
+from ringattn.models.hybrid.convert import Recipe, to_hybrid
 from ringattn.models.load import load_model, stored_dtype
 from ringattn.models.source import PACKAGE, locate, packaged
 from ringattn.models.zero import zero_folder, zero_weights
@@ -49,12 +51,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Written:
-    """What a conversion wrote. weights: their number. files: of weights. tokenizer: names of its files."""
+    """What a conversion wrote. weights: their number. files: of weights. tokenizer: names of its files. hybrid: what
+    became of the layers, where the model was made a hybrid."""
 
     weights: int
     dtype: torch.dtype
     files: int
     tokenizer: list[str]
+    hybrid: str | None = None
 
 
 def identify(word: str) -> Source:
@@ -96,12 +100,13 @@ def convert(
     base: str | None = None,
     dtype: torch.dtype | None = None,
     shard_size: str = "5GB",
+    hybrid: Recipe | None = None,
 ) -> Written:
     """Write the model of `source` to the new folder `out`, which plain transformers loads.
 
     base: the model that an adapter changes, or whose config.json and tokenizer a DeepSpeed checkpoint goes with.
     dtype: of the weights; as they are stored unless given (fp32 of GGUF and of DeepSpeed's, which are its master copy).
-    shard_size: of one file of weights, as transformers reads it.
+    shard_size: of one file of weights, as transformers reads it. hybrid: how to make a hybrid of it.
 
     Raises:
         ValueError: `out` exists; the source is broken or lacks its base; a weight does not fit into `dtype`.
@@ -119,6 +124,10 @@ def convert(
         model, home = _merged(source.path, base, dtype)
     else:
         model, home = _of_zero(source, base, dtype)
+    told = None
+    if hybrid is not None:
+        converted = to_hybrid(model, hybrid)
+        model, told = converted.model, converted.describe()
     try:
         with written_aside(out) as aside:
             _save(model, aside, shard_size)
@@ -126,7 +135,7 @@ def convert(
                 names = copy_tokenizer(home, aside)
             else:
                 names = sorted({Path(name).name for name in tokenizer.save_pretrained(aside)})
-            return _written(model, aside, names)
+            return _written(model, aside, names, told)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{out} could not be written ({error}): free some space, or choose another disk.") from error
 
@@ -211,6 +220,6 @@ def _save(model: PreTrainedModel, folder: Path, shard_size: str) -> None:
     model.save_pretrained(folder, max_shard_size=shard_size)
 
 
-def _written(model: PreTrainedModel, folder: Path, tokenizer: list[str]) -> Written:
+def _written(model: PreTrainedModel, folder: Path, tokenizer: list[str], hybrid: str | None) -> Written:
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return Written(weights, model.dtype, len(list(folder.glob("*.safetensors"))), tokenizer)
+    return Written(weights, model.dtype, len(list(folder.glob("*.safetensors"))), tokenizer, hybrid)

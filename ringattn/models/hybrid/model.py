@@ -58,7 +58,8 @@ class HybridPreTrainedModel(PreTrainedModel):
         found = model[0] if isinstance(model, tuple) else model
         names = ("subfolder", "revision", "cache_dir", "local_files_only", "token")
         stored = HybridConfig.from_pretrained(name, **{key: kwargs[key] for key in names if key in kwargs})
-        for what in ("layer_types", "mixer", "linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
+        sizes = ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width")
+        for what in ("layer_types", "mixer", *sizes, "linear_gate_bias", "linear_value_silu"):
             one, other = getattr(stored, what), getattr(found.config, what)
             if one != other:
                 raise ValueError(
