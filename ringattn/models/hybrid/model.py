@@ -159,6 +159,13 @@ class HybridModel(HybridPreTrainedModel):
             return Context((range(length - 1, length),))
         return Context.spread(attachment.sp, length, documents, route=self.config.state_route)
 
+    def contexts_of(self, length: int, documents: Sequence[int] | Tensor | None = None) -> list[Context]:
+        """What each layer's mixer is called with, for this rank's tokens of a sequence; of parallelized models."""
+        attachment = attachment_of(self)
+        if attachment is None:
+            raise ValueError("tokens are spread over ranks by ringattn.parallelize(model, sp): call it first")
+        return self._contexts(self._spread(attachment, length, documents, None))
+
     def _contexts(self, context: Context) -> list[Context]:
         """Each layer's, with its lower bound."""
         if self.lower_bounds is None:

@@ -40,7 +40,7 @@ from ringattn.layers.linear.mixers.lightning import Lightning
 from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, Norm
 
 SHORTEST = 64
-_AVERAGED = 0.3
+_AVERAGED = 0.1
 _OPEN_SILU = 1.2784645427610738  # silu of it is 1
 _OPEN_SIGMOID = 3.0
 
