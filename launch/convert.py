@@ -112,7 +112,7 @@ def recipe_of(config: ConvertConfig) -> Recipe | None:
         return None
     from ringattn.models.hybrid.convert import Recipe
 
-    pattern = config.pattern or Recipe.pattern
+    pattern = config.pattern or "3:1"
     return Recipe(
         pattern=[name.strip() for name in pattern.split(",")] if "," in pattern else pattern,
         mixer=config.mixer or Recipe.mixer,

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
+from ringattn.models.hybrid import HybridForCausalLM
 from ringattn.models.load import load_model, new_hybrid, new_llama
 from ringattn.models.support import text_model
 from ringattn.models.tiled_mlp import tile_mlp
@@ -280,7 +281,9 @@ def build_learning(
     taught.to(device)
     teacher = Teacher(taught, sp, softcap=head_softcap(taught))
     if distill.match == "mixers":
-        return Mixers(text_model(model), teacher, recompute=config.trainer.gradient_checkpointing)
+        return Mixers(
+            cast(HybridForCausalLM, text_model(model)), teacher, recompute=config.trainer.gradient_checkpointing
+        )
     return Guesses(teacher, distill.weight, distill.temperature)
 
 

@@ -24,6 +24,7 @@ from ringattn.models.load import load_model, stored_dtype
 from ringattn.models.source import PACKAGE, locate, packaged
 from ringattn.models.zero import zero_folder, zero_weights
 from ringattn.planner.architecture import read_config
+from ringattn.settings.hybrid import layer_kinds
 
 
 class Kind(Enum):
@@ -115,6 +116,9 @@ def convert(
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
     tokenizer = None
     home = source.path
+    if hybrid is not None and source.kind is Kind.FOLDER:
+        # Before gigabytes are read.
+        layer_kinds(hybrid.pattern, int(read_config(home).get("num_hidden_layers", 0)))
     if source.kind is Kind.FOLDER:
         model = load_model(home, dtype=dtype or stored_dtype(home))
     elif source.kind is Kind.GGUF:

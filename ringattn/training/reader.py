@@ -81,7 +81,7 @@ class SequenceLoss(nn.Module):
         guide = None
         if want == "sum" and isinstance(self.learn, Mixers):
             return self.learn.loss_sum(inputs, labels, length=length, documents=documents)
-        if want == "sum" and self.learn is not None:
+        if want == "sum" and isinstance(self.learn, Guesses):
             guide = self.learn.guide(inputs, length=length, documents=documents)
         states = (
             text_model(self.model)

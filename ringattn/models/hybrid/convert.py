@@ -75,7 +75,8 @@ def to_hybrid(source: PreTrainedModel, recipe: Recipe | None = None) -> Converte
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(recipe.seed)
-        model: Any = HybridForCausalLM(config).to(source.dtype)
+        model: Any = HybridForCausalLM(config)
+        model.to(source.dtype)
     finally:
         torch.random.set_rng_state(state)
     with torch.no_grad():
