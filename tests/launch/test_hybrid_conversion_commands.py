@@ -38,26 +38,37 @@ def words_of(models, run, *more):
     ]
 
 
-def test_the_mixers_come_nearer_and_a_run_goes_on(models, tmp_path):
-    """Stopped at two of its steps and gone on, on two ranks; only mixers move."""
-    common = ("distill=mixers", "optimizer.learning_rate=1e-2", "optimizer.clip=1000", "optimizer.warmup=0")
-    for steps in (4, 8):
-        words = words_of(models, tmp_path / "run", *common, f"trainer.steps={steps}", "launcher.processes=2")
-        done = subprocess.run(
-            [sys.executable, "-m", "ringattn", "train", "resume=auto", *words],
-            capture_output=True,
-            text=True,
-            timeout=110,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    losses = [step.loss for step in read_metrics(tmp_path / "run")]
-    assert len(losses) == 8 and losses[-1] < losses[0] < 1.5
+def train(models, run, *more):
+    words = words_of(models, run, "distill=mixers", "optimizer.learning_rate=1e-2", "optimizer.clip=1000", *more)
+    done = subprocess.run(
+        [sys.executable, "-m", "ringattn", "train", "resume=auto", "optimizer.warmup=0", *words],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [step.loss for step in read_metrics(run)]
+
+
+def test_the_mixers_come_nearer_and_nothing_else_moves(models, tmp_path):
+    losses = train(models, tmp_path / "run", "trainer.steps=6", "launcher.processes=1")
+    assert losses[-1] < losses[0] < 1.5
     latest = tmp_path / "run" / "checkpoints" / "latest"
     own, before = load_file(latest / "model.safetensors"), load_file(models / "hybrid" / "model.safetensors")
     moved = {name for name in before if not torch.equal(own[name], before[name])}
     assert moved and all(".mixer." in name for name in moved)
     assert AutoModelForCausalLM.from_pretrained(latest).config.layer_types[0] == "linear_attention"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_run_goes_on_and_on_two_ranks_is_the_same(models, tmp_path, capsys):
+    one = train(models, tmp_path / "one", "trainer.steps=4", "launcher.processes=1")
+    two = train(models, tmp_path / "two", "trainer.steps=4", "checkpoint.every=2", "launcher.processes=2")
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(train(models, tmp_path / "two", "trainer.steps=6", "launcher.processes=2")) == 6
+    latest = tmp_path / "two" / "checkpoints" / "latest"
     assert main(["generate", f"model={latest}", "prompt=The grass", "max_new_tokens=3", "processes=1"]) == 0
 
 
