@@ -66,7 +66,7 @@ def start_from_attention(mixer: Mixer, attention: nn.Module, *, norm: Tensor, gr
     for module in mixer.modules():
         if isinstance(module, ShortConvolution):
             module.weight.zero_()
-            module.weight[:, -1] = 1.0
+            module.weight[..., -1] = 1.0
     if (beta := getattr(mixer, "b_proj", None)) is not None:
         beta.weight.zero_()
     _start_decay(mixer, longest)
