@@ -21,6 +21,7 @@ from ringattn.planner.choose import AUTO, cluster_for
 from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
 from ringattn.sequence.layout import make_layout
+from ringattn.settings.distill import check_teacher
 from ringattn.settings.hosts import read_hostfile
 from ringattn.settings.launcher import num_ranks
 from ringattn.settings.model import check_landmark_block
@@ -33,6 +34,7 @@ from ringattn.settings.typed import keys, suggest
 IMPLIED = {
     "model.path": {"model": "folder", "experiment": "finetune"},
     "data.path": {"data": "file"},
+    "distill.teacher": {"distill": "logits"},
 }
 
 # Words of their own that stand for a setting.
@@ -164,6 +166,8 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
     model, launcher = values["model"], values["launcher"]
     if model["path"] is not None:
         model["path"] = str(locate(str(model["path"])))
+    if values["distill"]["teacher"] is not None:
+        values["distill"]["teacher"] = str(_teacher(str(values["distill"]["teacher"])))
     places = [(run, "folder"), (launcher, "hostfile"), *((values["data"], key) for key in DATA_PATHS)]
     for place, key in places:
         if place[key] is not None:
@@ -176,6 +180,14 @@ def _fill(values: dict[str, Any], *, now: float) -> None:
     named = values["schedule"]["cluster"]
     if named is not None and Path(str(named)).is_file():
         values["schedule"]["cluster"] = str(Path(str(named)).absolute())
+
+
+def _teacher(word: str) -> Path:
+    """The teacher's folder; ValueError that speaks of the setting where there is none."""
+    try:
+        return locate(word)
+    except ValueError as error:
+        raise ValueError(f"distill.teacher={word} can't be read: {error}") from error
 
 
 def _check_against_machine(config: RunConfig, *, world: int) -> None:
@@ -191,6 +203,8 @@ def _check_against_machine(config: RunConfig, *, world: int) -> None:
         found = read_config(Path(config.model.path))
         architecture_of(found)
         check_landmark_block(found, config.model.landmark_block)
+        if config.distill.teacher is not None:
+            check_teacher(config.distill, Path(config.model.path), Path(config.distill.teacher))
         if config.model.rope_scaling is not None:
             scaled_positions(
                 found, parse_rope_scaling(config.model.rope_scaling), length=config.trainer.sequence_length

@@ -6,11 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ringattn.launch.words import aligned, read, rows, setting
 
+from ringattn.sequence.layout import suggest
+from ringattn.settings.hybrid import MIXER_NAMES
 from ringattn.settings.rules import positive
+
+if TYPE_CHECKING:
+    from ringattn.models.hybrid.convert import Recipe
 
 HELP = """\
 usage: ringattn convert source=... out=FOLDER [setting=value ...]
@@ -24,7 +29,9 @@ Writes a Hugging Face folder (config, safetensors, tokenizer) from
   a run folder of ringattn        its newest checkpoint, whichever of these it is
 
 and with to=landmark makes a landmark model of it, to be trained (docs/landmark-models.md); to=plain takes the landmarks
-out again.
+out again. With to=hybrid, linear attention takes the place of softmax attention in most layers of a LLaMA-like model;
+`ringattn train distill=mixers` and then `distill=logits` teach the result what the source does
+(docs/hybrid-conversion.md).
 
 Settings, their defaults and meanings:
 {settings}
@@ -42,10 +49,14 @@ class ConvertConfig:
     base: str | None = setting(None, "the model that an adapter or a DeepSpeed checkpoint belongs to")
     dtype: Literal["bfloat16", "float32", "float16"] | None = setting(None, "of the weights; null: as they are stored")
     shard_size: str = setting("5GB", "of one file of weights, at most: 500MB, 5GB")
-    to: Literal["landmark", "plain"] | None = setting(
-        None, "a landmark model, or one without landmarks; null: as it is"
+    to: Literal["landmark", "plain", "hybrid"] | None = setting(
+        None, "landmark, hybrid: a model of that kind; plain: one without landmarks; null: as it is"
     )
     landmark_block: int | None = setting(None, "with to=landmark: tokens of a block; null: 63")
+    pattern: str | None = setting(None, "of a hybrid: linear to full layers, 3:1 unless given; or pure, full, a list")
+    mixer: str | None = setting(None, "of its linear layers: gated_deltanet unless given, gla, kda, ...")
+    sliding_window: int | None = setting(None, "how many keys a token of its sliding layers sees")
+    seed: int | None = setting(None, "of its weights that are copied from nowhere; 0 unless given")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"landmark_block={config.landmark_block} is for making a landmark model: write to=landmark.")
     block = 63 if config.landmark_block is None else config.landmark_block
     positive({"landmark_block": block})
+    check_hybrid_settings(config)
     out = Path(str(config.out)).expanduser().absolute()
     if out.exists():
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
@@ -82,10 +94,39 @@ def run(arguments: Sequence[str]) -> int:
     dtype = None if config.dtype is None else getattr(torch, config.dtype)
     written = convert(
         source, out, base=config.base, dtype=dtype, shard_size=config.shard_size, to=config.to,
-        landmark_block=block,
+        landmark_block=block, hybrid=recipe_of(config),
     )  # fmt: skip
+    if written.hybrid is not None:
+        print(written.hybrid)
     print(
         f"{out}: {written.weights:,} weights in {str(written.dtype).removeprefix('torch.')}, {written.files} file(s), "
         + (f"tokenizer {', '.join(written.tokenizer)}" if written.tokenizer else "no tokenizer")
     )
     return 0
+
+
+def check_hybrid_settings(config: ConvertConfig) -> None:
+    """ValueError where settings of a hybrid are given for nothing, or name no mixer."""
+    own = {name: getattr(config, name) for name in ("pattern", "mixer", "sliding_window", "seed")}
+    given = [name for name, value in own.items() if value is not None]
+    if config.to != "hybrid" and given:
+        raise ValueError(f"{given[0]} is of a hybrid, got {given[0]}={own[given[0]]} without to=hybrid: write both.")
+    if config.mixer is not None and config.mixer not in MIXER_NAMES:
+        raise ValueError(
+            f"mixer is one of {', '.join(MIXER_NAMES)}, got {config.mixer!r}{suggest(config.mixer, MIXER_NAMES)}"
+        )
+
+
+def recipe_of(config: ConvertConfig) -> Recipe | None:
+    """How to make the hybrid that is asked for; None where none is."""
+    if config.to != "hybrid":
+        return None
+    from ringattn.models.hybrid.convert import Recipe
+
+    pattern = config.pattern or "3:1"
+    return Recipe(
+        pattern=[name.strip() for name in pattern.split(",")] if "," in pattern else pattern,
+        mixer=config.mixer or Recipe.mixer,
+        sliding_window=config.sliding_window,
+        seed=config.seed or 0,
+    )

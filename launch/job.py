@@ -10,7 +10,7 @@ import warnings
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.evaluation.held_out import evaluate
 from ringattn.models.adapter import adapt, is_adapted, merged_weights
 from ringattn.models.export import export_model
+from ringattn.models.hybrid import HybridForCausalLM
 from ringattn.models.landmark import check_tokenizer, is_landmark, with_blocks
 from ringattn.models.load import load_model, new_hybrid, new_llama
 from ringattn.models.support import text_model
@@ -40,10 +41,11 @@ from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
 from ringattn.training.build_locks import build_folder, check_build_locks
 from ringattn.training.checkpoint import newest, save_checkpoint, verify
+from ringattn.training.distillation import Guesses, Mixers, Teacher, train_mixers_alone
 from ringattn.training.engine import Engine, TorchEngine
 from ringattn.training.loop import Position, Rows, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics
-from ringattn.training.reader import SequenceReader
+from ringattn.training.reader import SequenceReader, head_softcap
 from ringattn.training.state import Progress, State, check_same_run, collect, identity, read_progress, write_state
 from ringattn.training.stop import StopRequest
 from ringattn.training.watchdog import Watchdog
@@ -108,7 +110,7 @@ def run(config: RunConfig, folder: Path, device: torch.device, stop: StopRequest
     )
     if trainer.mlp_chunk is not None:
         tile_mlp(model, trainer.mlp_chunk)
-    engine = build_engine(config, model, sp, device)
+    engine = build_engine(config, model, sp, device, learn=build_learning(config, model, sp, device))
     if state is not None:
         state.restore(engine, progress)
         logger.info("going on from %s, after %d of %d steps", found, progress.step, trainer.steps)
@@ -267,7 +269,31 @@ def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
     return Rows(number=number, index=rank // degree), sp
 
 
-def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, device: torch.device) -> Engine:
+def build_learning(
+    config: RunConfig, model: Any, sp: ringattn.SequenceParallel, device: torch.device
+) -> Guesses | Mixers | None:
+    """What the run learns from a teacher, where it has one; the same on every rank."""
+    distill = config.distill
+    if distill.teacher is None:
+        return None
+    taught: Any = load_model(Path(distill.teacher))
+    taught.to(device)
+    teacher = Teacher(taught, sp, softcap=head_softcap(taught))
+    if distill.match == "mixers":
+        return Mixers(
+            cast(HybridForCausalLM, text_model(model)), teacher, recompute=config.trainer.gradient_checkpointing
+        )
+    return Guesses(teacher, distill.weight, distill.temperature)
+
+
+def build_engine(
+    config: RunConfig,
+    model: Any,
+    sp: ringattn.SequenceParallel,
+    device: torch.device,
+    *,
+    learn: Guesses | Mixers | None = None,
+) -> Engine:
     """Plain torch, or DeepSpeed at a ZeRO stage."""
     trainer, stage = config.trainer, config.deepspeed.stage
     bfloat16 = trainer.precision == "bfloat16"
@@ -280,6 +306,7 @@ def build_engine(config: RunConfig, model: Any, sp: ringattn.SequenceParallel, d
         chunk=trainer.loss_chunk,
         precision="float32" if in_engine else trainer.precision,
         offload=trainer.offload_activations,
+        learn=learn,
     )
     if stage is None:
         return TorchEngine(reader, config.optimizer, steps=trainer.steps, accumulation=trainer.accumulation)
@@ -325,6 +352,8 @@ def build_model(config: RunConfig) -> Any:
             reach,
             setting,
         )
+    if config.distill.match == "mixers":
+        train_mixers_alone(model)
     if config.adapter.kind == "none":
         return model
     torch.manual_seed(config.trainer.seed)

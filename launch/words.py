@@ -65,7 +65,8 @@ def value_of(text: str) -> Any:
         return text
     if isinstance(value, list):
         return ",".join(map(str, value))
-    return text if isinstance(value, dict) else value
+    # YAML takes 3:1 for minutes and seconds.
+    return text if isinstance(value, dict) or (":" in text and isinstance(value, int | float)) else value
 
 
 def rows(cls: type) -> list[tuple[str, str, str]]:

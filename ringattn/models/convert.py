@@ -1,4 +1,5 @@
-"""Checkpoints of other kinds into a Hugging Face folder: GGUF, LoRA adapters, DeepSpeed's, other dtypes and file sizes.
+"""Checkpoints of other kinds into a Hugging Face folder: GGUF, LoRA adapters, DeepSpeed's, other dtypes and file sizes;
+and, with `hybrid`, of a LLaMA-like model into a hybrid one.
 
 What a source is shows in its files (`identify`); `convert` then makes one model of it in memory and saves that.
 """
@@ -18,11 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from ringattn.data.tokenizer import copy_tokenizer
 from ringattn.models.aside import written_aside
 from ringattn.models.gguf import read_gguf
+from ringattn.models.hybrid.convert import Recipe, to_hybrid
 from ringattn.models.landmark import check_tokenizer, from_landmark, to_landmark
 from ringattn.models.load import load_model, stored_dtype
 from ringattn.models.source import PACKAGE, locate, packaged
 from ringattn.models.zero import zero_folder, zero_weights
 from ringattn.planner.architecture import read_config
+from ringattn.settings.hybrid import layer_kinds
 
 
 class Kind(Enum):
@@ -50,12 +53,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Written:
-    """What a conversion wrote. weights: their number. files: of weights. tokenizer: names of its files."""
+    """What a conversion wrote. weights: their number. files: of weights. tokenizer: names of its files. hybrid: what
+    became of the layers, where the model was made a hybrid."""
 
     weights: int
     dtype: torch.dtype
     files: int
     tokenizer: list[str]
+    hybrid: str | None = None
 
 
 def identify(word: str) -> Source:
@@ -99,6 +104,7 @@ def convert(
     shard_size: str = "5GB",
     to: str | None = None,
     landmark_block: int = 63,
+    hybrid: Recipe | None = None,
 ) -> Written:
     """Write the model of `source` to the new folder `out`, which plain transformers loads.
 
@@ -106,7 +112,7 @@ def convert(
     dtype: of the weights; as they are stored unless given (fp32 of GGUF and of DeepSpeed's, which are its master copy).
     shard_size: of one file of weights, as transformers reads it.
     to: `landmark` for a landmark model with blocks of `landmark_block` tokens, `plain` for one without landmarks; the
-    kind that it is unless given.
+    kind that it is unless given. hybrid: how to make a hybrid of it instead.
 
     Raises:
         ValueError: `out` exists; the model is of the kind already, or can't become one; the source is broken or lacks
@@ -116,6 +122,9 @@ def convert(
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
     tokenizer = None
     home = source.path
+    if hybrid is not None and source.kind is Kind.FOLDER:
+        # Before gigabytes are read.
+        layer_kinds(hybrid.pattern, int(read_config(home).get("num_hidden_layers", 0)))
     if source.kind is Kind.FOLDER:
         model = load_model(home, dtype=dtype or stored_dtype(home))
     elif source.kind is Kind.GGUF:
@@ -125,12 +134,16 @@ def convert(
         model, home = _merged(source.path, base, dtype)
     else:
         model, home = _of_zero(source, base, dtype)
+    told = None
     if to == "landmark":
         if tokenizer is None:
             check_tokenizer(home, model.config.vocab_size)
         model = to_landmark(model, landmark_block)
     elif to == "plain":
         model = from_landmark(model)
+    elif hybrid is not None:
+        converted = to_hybrid(model, hybrid)
+        model, told = converted.model, converted.describe()
     try:
         with written_aside(out) as aside:
             _save(model, aside, shard_size)
@@ -138,7 +151,7 @@ def convert(
                 names = copy_tokenizer(home, aside)
             else:
                 names = sorted({Path(name).name for name in tokenizer.save_pretrained(aside)})
-            return _written(model, aside, names)
+            return _written(model, aside, names, told)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{out} could not be written ({error}): free some space, or choose another disk.") from error
 
@@ -223,6 +236,6 @@ def _save(model: PreTrainedModel, folder: Path, shard_size: str) -> None:
     model.save_pretrained(folder, max_shard_size=shard_size)
 
 
-def _written(model: PreTrainedModel, folder: Path, tokenizer: list[str]) -> Written:
+def _written(model: PreTrainedModel, folder: Path, tokenizer: list[str], hybrid: str | None) -> Written:
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return Written(weights, model.dtype, len(list(folder.glob("*.safetensors"))), tokenizer)
+    return Written(weights, model.dtype, len(list(folder.glob("*.safetensors"))), tokenizer, hybrid)

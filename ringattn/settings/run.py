@@ -19,6 +19,7 @@ import yaml
 from ringattn.settings.adapter import AdapterConfig, check_adapter
 from ringattn.settings.data import DataConfig, check_data
 from ringattn.settings.deepspeed import DeepSpeedConfig, check_deepspeed
+from ringattn.settings.distill import DistillConfig, check_distill
 from ringattn.settings.launcher import LauncherConfig, RunFolderConfig, check_launcher, check_run_folder
 from ringattn.settings.model import ModelConfig, check_model
 from ringattn.settings.optimizer import OptimizerConfig, check_optimizer
@@ -37,6 +38,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -66,6 +68,13 @@ def check(config: RunConfig) -> None:
     check_data(config.data, config.trainer.sequence_length)
     check_launcher(config.launcher)
     check_run_folder(config.run)
+    check_distill(
+        config.distill,
+        trained=config.model.path,
+        adapter=config.adapter.kind,
+        stage=config.deepspeed.stage,
+        offloads=config.trainer.offload_activations,
+    )
     if config.model.hybrid is not None and config.schedule.layout == "striped":
         raise ValueError(
             "a linear attention passes its state from one run of consecutive tokens to the next, got "

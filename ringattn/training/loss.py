@@ -8,13 +8,17 @@ what the forward left, so that the head's matrix product is never computed twice
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 IGNORE = -100
+
+# Of a chunk's place, its logits and whether a gradient is needed: the losses' sum, and the gradient in the logits.
+_OfChunk = Callable[[slice, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def local_loss_scale(*, world: int, accumulation: int, valid_tokens: int) -> float:
@@ -52,7 +56,67 @@ def chunked_cross_entropy(
         A scalar, fp32 (fp64 for fp64 inputs). No tokens give zero.
     """
     _check(hidden, weight, labels, chunk)
-    result: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, labels, chunk, softcap)
+
+    def of_chunk(part: slice, logits: torch.Tensor, needed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        loss = _losses(logits, labels[part]).sum()
+        return loss, _logit_gradient(logits, labels[part]) if needed else None
+
+    result: torch.Tensor = _Chunked.apply(hidden, weight, of_chunk, chunk, softcap)
+    return result
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a teacher says of the same tokens. hidden: [n, its hidden size], the states that its head `weight`
+    [vocabulary, its hidden size] reads; softcap: as the student's. share: of the loss that is the teacher's, 0 to 1.
+    temperature: what both models' logits are divided by before they are compared."""
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    share: float
+    temperature: float
+    softcap: float | None = None
+
+
+def chunked_distillation(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    guide: Guide,
+    *,
+    chunk: int = 1024,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Sum over tokens of (1 - share) cross-entropy + share T^2 KL(teacher || student) at temperature T.
+
+    As `chunked_cross_entropy`; of tokens without a label the teacher's guess counts nothing either. T^2 keeps the
+    gradient's size the same at any temperature (G. Hinton, O. Vinyals, J. Dean, arXiv 1503.02531, section 2).
+    Differentiable in `hidden` and `weight` alone.
+    """
+    _check(hidden, weight, labels, chunk)
+    if guide.hidden.shape[0] != hidden.shape[0] or guide.weight.shape[0] != weight.shape[0]:
+        raise ValueError(
+            "teacher and student read the same tokens and share a vocabulary, got "
+            f"{guide.hidden.shape[0]} and {hidden.shape[0]} tokens, {guide.weight.shape[0]} and {weight.shape[0]} "
+            "words: give a teacher with the student's tokenizer."
+        )
+    share, temperature = guide.share, guide.temperature
+
+    def of_chunk(part: slice, logits: torch.Tensor, needed: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        own = labels[part]
+        valid = (own != IGNORE)[:, None]
+        theirs = _logits(guide.hidden[part], guide.weight, guide.softcap).to(logits.dtype)
+        log_teacher = torch.log_softmax(theirs / temperature, dim=-1)
+        teacher = log_teacher.exp()
+        log_student = torch.log_softmax(logits / temperature, dim=-1)
+        apart = (teacher * (log_teacher - log_student) * valid).sum()
+        loss = (1 - share) * _losses(logits, own).sum() + share * temperature**2 * apart
+        if not needed:
+            return loss, None
+        gradient = log_student.exp_().sub_(teacher).mul_(share * temperature).mul_(valid)
+        return loss, gradient.add_(_logit_gradient(logits, own), alpha=1 - share)
+
+    result: torch.Tensor = _Chunked.apply(hidden, weight, of_chunk, chunk, softcap)
     return result
 
 
@@ -97,13 +161,16 @@ def token_predictions(
     return best, losses
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):
+    """Sum of losses of tokens under a head. `of_chunk(part, logits)` gives a chunk's sum and, by need, its gradient in
+    the logits, after the cap where there is one."""
+
     @staticmethod
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        labels: torch.Tensor,
+        of_chunk: _OfChunk,
         chunk: int,
         softcap: float | None,
     ) -> torch.Tensor:
@@ -115,10 +182,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=precise) if weight_needs else None
         for part in _chunks(hidden.shape[0], chunk):
             logits = _logits(hidden[part], weight, softcap)
-            total += _losses(logits, labels[part]).sum()
-            if d_hidden is None and d_weight is None:
+            loss, gradient = of_chunk(part, logits, hidden_needs or weight_needs)
+            total += loss
+            if gradient is None:
                 continue
-            d_logits = _logit_gradient(logits, labels[part], softcap).to(hidden.dtype)
+            if softcap is not None:
+                gradient *= 1 - (logits / softcap) ** 2  # d tanh, from the capped logits themselves.
+            d_logits = gradient.to(hidden.dtype)
             if d_hidden is not None:
                 d_hidden[part] = d_logits @ weight
             if d_weight is not None:
@@ -157,14 +227,12 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
 
 
-def _logit_gradient(logits: torch.Tensor, labels: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """d loss / d logits, before the cap where there is one; zero rows where the label is ignored."""
+def _logit_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """d loss / d logits; zero rows where the label is ignored."""
     valid = labels != IGNORE
     gradient = torch.softmax(logits, dim=-1)
     gradient[torch.arange(len(labels), device=labels.device), labels.clamp(min=0)] -= 1
     gradient *= valid[:, None]
-    if softcap is not None:
-        gradient *= 1 - (logits / softcap) ** 2  # d tanh, from the capped logits themselves.
     return gradient
 
 

@@ -20,7 +20,14 @@ from ringattn.data.sequence import IGNORE, Sequence
 from ringattn.models.attachment import attachment_of
 from ringattn.models.cut import Cut
 from ringattn.models.support import text_model
-from ringattn.training.loss import chunked_cross_entropy, token_losses, token_predictions
+from ringattn.training.distillation import Guesses, Mixers
+from ringattn.training.loss import (
+    Guide,
+    chunked_cross_entropy,
+    chunked_distillation,
+    token_losses,
+    token_predictions,
+)
 
 # The sum of the losses, the loss of each token, or its likeliest successor and its loss.
 Want = Literal["sum", "each", "best"]
@@ -40,9 +47,14 @@ class HeadLoss(nn.Module):
         weight: Tensor = self.head.weight  # type: ignore[assignment]
         return weight
 
-    def forward(self, hidden: Tensor, labels: Tensor, *, want: Want = "sum") -> Any:
-        """hidden [n, size], labels int64 [n]: what `want` names; a gradient flows to the sum alone."""
+    def forward(self, hidden: Tensor, labels: Tensor, *, want: Want = "sum", guide: Guide | None = None) -> Any:
+        """hidden [n, size], labels int64 [n]: what `want` names; a gradient flows to the sum alone. guide: what a
+        teacher says of the tokens, a part of the sum."""
         weight = self.weight
+        if guide is not None:
+            return chunked_distillation(
+                hidden.to(weight.dtype), weight, labels, guide, chunk=self.chunk, softcap=self.softcap
+            )
         function = {"sum": chunked_cross_entropy, "each": token_losses, "best": token_predictions}[want]
         return function(hidden.to(weight.dtype), weight, labels, chunk=self.chunk, softcap=self.softcap)
 
@@ -50,10 +62,11 @@ class HeadLoss(nn.Module):
 class SequenceLoss(nn.Module):
     """From this rank's tokens to its losses: what an engine wraps, and calls."""
 
-    def __init__(self, model: nn.Module, *, chunk: int) -> None:
+    def __init__(self, model: nn.Module, *, chunk: int, learn: Guesses | Mixers | None = None) -> None:
         super().__init__()
         inner = text_model(model)
-        softcap = _head_softcap(inner)
+        softcap = head_softcap(inner)
+        self.learn = learn
         self.model = model
         self.head_loss = HeadLoss(inner.get_output_embeddings(), chunk=chunk, softcap=softcap)
 
@@ -67,13 +80,18 @@ class SequenceLoss(nn.Module):
         want: Want = "sum",
     ) -> Any:
         """inputs, labels: int64 [B, n], this rank's; length and documents: the whole sequence's."""
+        guide = None
+        if want == "sum" and isinstance(self.learn, Mixers):
+            return self.learn.loss_sum(inputs, labels, length=length, documents=documents)
+        if want == "sum" and isinstance(self.learn, Guesses):
+            guide = self.learn.guide(inputs, length=length, documents=documents)
         states = (
             text_model(self.model)
             .model(input_ids=inputs, length=length, documents=documents, use_cache=False)
             .last_hidden_state
         )
         if want == "sum":
-            return self.head_loss(states.flatten(0, 1), labels.flatten())
+            return self.head_loss(states.flatten(0, 1), labels.flatten(), guide=guide)
         if want == "each":
             return self.head_loss(states.flatten(0, 1), labels.flatten(), want=want).view(labels.shape)
         # Only the positions that are asked about meet the output head.
@@ -94,6 +112,7 @@ class SequenceReader:
         chunk: tokens whose logits exist at one time.
         precision: `float32`, or `bfloat16` for autocast.
         offload: keep what autograd saves in the host's memory, pinned where there is a GPU.
+        learn: what a teacher adds to the loss that is trained, or puts in its place; evaluation is without it.
     """
 
     def __init__(
@@ -105,11 +124,12 @@ class SequenceReader:
         chunk: int,
         precision: str = "float32",
         offload: bool = False,
+        learn: Guesses | Mixers | None = None,
     ) -> None:
         self.model, self.sp, self.device = model, sp, device
         attachment = attachment_of(text_model(model))
         self._cut = Cut(sp) if attachment is None else attachment.cut
-        self.module = SequenceLoss(model, chunk=chunk)
+        self.module = SequenceLoss(model, chunk=chunk, learn=learn)
         # What runs the module: itself, or an engine that wraps it.
         self.call: Callable[..., Any] = self.module
         self.autocast = precision == "bfloat16"
@@ -175,7 +195,7 @@ class SequenceReader:
         return contextlib.nullcontext()
 
 
-def _head_softcap(model: Any) -> float | None:
+def head_softcap(model: Any) -> float | None:
     """Gemma 2's cap on the logits.
 
     Raises:

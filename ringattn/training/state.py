@@ -122,12 +122,13 @@ class State:
 
 def identity(config: RunConfig, data: Mapping[str, Any], *, rows: int) -> dict[str, Any]:
     """What must stay as it is when a run goes on: by setting, plain values. data: the data's own fingerprint."""
-    trainer = config.trainer
+    trainer, taught = config.trainer, config.distill.teacher is not None
     return {
         **{f"model.{key}": value for key, value in asdict(config.model).items()},
         **{f"adapter.{key}": value for key, value in asdict(config.adapter).items()},
         **{f"optimizer.{key}": value for key, value in asdict(config.optimizer).items()},
         **{f"data.{key}": value for key, value in data.items()},
+        **({f"distill.{key}": value for key, value in asdict(config.distill).items()} if taught else {}),
         "trainer.sequence_length": trainer.sequence_length,
         "trainer.seed": trainer.seed,
         "sequences a step (data-parallel rows x trainer.accumulation)": rows * trainer.accumulation,

@@ -17,13 +17,14 @@ from ringattn.layers.linear.pieces import starts_in
 
 
 class ShortConvolution(nn.Module):
-    """weight: [channels, 1, width], as nn.Conv1d has it; its last column meets the token itself."""
+    """weight: [channels, 1, width], as nn.Conv1d has it; its last column meets the token itself. activated: how many
+    channels pass silu, from the first one; all unless given."""
 
-    def __init__(self, channels: int, *, width: int = 4) -> None:
+    def __init__(self, channels: int, *, width: int = 4, activated: int | None = None) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"a convolution is at least 1 token wide, got conv_width={width}: 4 is what papers use")
-        self.width = width
+        self.width, self.activated = width, activated
         self.weight = nn.Parameter(torch.empty(channels, 1, width))
         self.reset_parameters()
 
@@ -43,7 +44,12 @@ class ShortConvolution(nn.Module):
             outs.append(self._one_run(whole, run, context.documents))
             tails.append(whole[:, whole.shape[1] - (self.width - 1) :])
         out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-        return functional.silu(out), tails[max((number for number, length in enumerate(lengths) if length), default=0)]
+        return self._activate(out), tails[max((number for number, length in enumerate(lengths) if length), default=0)]
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if self.activated is None:
+            return functional.silu(x)
+        return torch.cat((functional.silu(x[..., : self.activated]), x[..., self.activated :]), dim=-1)
 
     def _halos(self, x: Tensor, context: Context, tail: Tensor | None) -> list[Tensor]:
         """For each run, the width - 1 tokens before it."""

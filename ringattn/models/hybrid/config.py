@@ -19,8 +19,10 @@ class HybridConfig(PreTrainedConfig):
     mixer: a name in `ringattn.layers.linear.mixers.MIXERS`. pattern: a ratio (`3:1`), `pure`, `full`, or a list of
         `linear`, `full` and `sliding` (`ringattn.settings.hybrid`).
     linear_heads, linear_key_dim, linear_value_dim: of the mixer; what its paper has for the hidden size unless given.
-    conv_width: tokens of the mixer's short convolution. linear_kernel: what computes it. state_route: how its states
-        travel between ranks (`ringattn.schedule.states.state_routes()`).
+    conv_width: tokens of the mixer's short convolution. linear_gate_bias: a bias in the mixer's output gate;
+    linear_value_silu: whether its values pass silu; both for converted models (`ringattn.models.hybrid.convert`).
+    linear_kernel: what computes it. state_route: how its states travel between ranks
+        (`ringattn.schedule.states.state_routes()`).
     sliding_window: how many keys a token of a sliding layer sees, its own included. rope_layers: the kinds of layers
         whose queries and keys are rotated by position; the others have none.
 
@@ -46,6 +48,8 @@ class HybridConfig(PreTrainedConfig):
         linear_key_dim: int | None = None,
         linear_value_dim: int | None = None,
         conv_width: int = 4,
+        linear_gate_bias: bool = False,
+        linear_value_silu: bool = True,
         linear_kernel: str = "auto",
         state_route: str = "allgather",
         sliding_window: int | None = None,
@@ -85,6 +89,8 @@ class HybridConfig(PreTrainedConfig):
         self.linear_key_dim = of_paper[1] if linear_key_dim is None else linear_key_dim
         self.linear_value_dim = of_paper[2] if linear_value_dim is None else linear_value_dim
         self.conv_width = conv_width
+        self.linear_gate_bias = linear_gate_bias
+        self.linear_value_silu = linear_value_silu
         self.linear_kernel = linear_kernel
         self.state_route = state_route
         self.rope_layers = list(rope_layers)
@@ -133,6 +139,8 @@ class HybridConfig(PreTrainedConfig):
             layers=self.num_hidden_layers,
             norm_eps=self.rms_norm_eps,
             kernel=self.linear_kernel,
+            gate_bias=self.linear_gate_bias,
+            value_silu=self.linear_value_silu,
         )
 
     def _check(self, kinds: tuple[str, ...]) -> None:

@@ -58,7 +58,8 @@ class HybridPreTrainedModel(PreTrainedModel):
         found = model[0] if isinstance(model, tuple) else model
         names = ("subfolder", "revision", "cache_dir", "local_files_only", "token")
         stored = HybridConfig.from_pretrained(name, **{key: kwargs[key] for key in names if key in kwargs})
-        for what in ("layer_types", "mixer", "linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
+        sizes = ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width")
+        for what in ("layer_types", "mixer", *sizes, "linear_gate_bias", "linear_value_silu"):
             one, other = getattr(stored, what), getattr(found.config, what)
             if one != other:
                 raise ValueError(
@@ -158,6 +159,13 @@ class HybridModel(HybridPreTrainedModel):
         if shards.decoding:
             return Context((range(length - 1, length),))
         return Context.spread(attachment.sp, length, documents, route=self.config.state_route)
+
+    def contexts_of(self, length: int, documents: Sequence[int] | Tensor | None = None) -> list[Context]:
+        """What each layer's mixer is called with, for this rank's tokens of a sequence; of parallelized models."""
+        attachment = attachment_of(self)
+        if attachment is None:
+            raise ValueError("tokens are spread over ranks by ringattn.parallelize(model, sp): call it first")
+        return self._contexts(self._spread(attachment, length, documents, None))
 
     def _contexts(self, context: Context) -> list[Context]:
         """Each layer's, with its lower bound."""

@@ -21,6 +21,7 @@ class ConvolvedMixer(Mixer):
     """Query, key and value, each through a map, a short convolution and silu; query and key of length 1."""
 
     has_convolution = True
+    has_value_silu = True
 
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
@@ -29,7 +30,11 @@ class ConvolvedMixer(Mixer):
         self.v_proj = linear(sizes.hidden_size, sizes.values)
         self.b_proj = linear(sizes.hidden_size, sizes.heads)
         # One convolution over all channels: each channel has its own weights, and ranks exchange one halo.
-        self.conv = ShortConvolution(2 * sizes.keys + sizes.values, width=sizes.conv_width)
+        self.conv = ShortConvolution(
+            2 * sizes.keys + sizes.values,
+            width=sizes.conv_width,
+            activated=None if sizes.value_silu else 2 * sizes.keys,
+        )
         self.o_proj = linear(sizes.values, sizes.hidden_size)
 
     def convolved(

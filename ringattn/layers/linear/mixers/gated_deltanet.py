@@ -20,10 +20,12 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerStat
 
 
 class GatedDeltaNet(ConvolvedMixer):
+    takes_gate_bias = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.a_proj = linear(sizes.hidden_size, sizes.heads)
-        self.g_proj = linear(sizes.hidden_size, sizes.values)
+        self.g_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.log_rate = nn.Parameter(torch.empty(sizes.heads))
         self.step_bias = nn.Parameter(torch.empty(sizes.heads))
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)

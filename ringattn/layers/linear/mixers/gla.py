@@ -19,12 +19,14 @@ _TEMPERATURE = 16.0
 
 
 class GLA(Mixer):
+    takes_gate_bias = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.q_proj = linear(sizes.hidden_size, sizes.keys)
         self.k_proj = linear(sizes.hidden_size, sizes.keys)
         self.v_proj = linear(sizes.hidden_size, sizes.values)
-        self.g_proj = linear(sizes.hidden_size, sizes.values)
+        self.g_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.decay_down = linear(sizes.hidden_size, _RANK)
         self.decay_up = linear(_RANK, sizes.keys, bias=True)
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)

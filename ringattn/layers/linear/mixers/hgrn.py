@@ -20,6 +20,9 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, MixerSizes, Mi
 class HGRN(Mixer):
     """Of its sizes, heads x value_dim are the channels; key_dim is 1."""
 
+    takes_gate_bias = True
+    has_value_silu = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         if sizes.key_dim != 1:
@@ -28,7 +31,7 @@ class HGRN(Mixer):
             raise ValueError(f"HGRN is computed in pieces alone, got kernel={sizes.kernel!r}: use 'auto'")
         self.i_proj = linear(sizes.hidden_size, sizes.values)
         self.f_proj = linear(sizes.hidden_size, sizes.values)
-        self.g_proj = linear(sizes.hidden_size, sizes.values)
+        self.g_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.norm = GatedNorm(sizes.values, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
@@ -43,7 +46,8 @@ class HGRN(Mixer):
     def mix(self, hidden: Tensor, context: Context, state: MixerState | None) -> tuple[Tensor, MixerState]:
         context.check(hidden)
         log_forget, write = forget_gate(self.f_proj(hidden), context.lower_bound)
-        value = functional.silu(self.i_proj(hidden))
+        value = self.i_proj(hidden)
+        value = functional.silu(value) if self.sizes.value_silu else value
         out, matrix = channels(
             wide(value) * write,
             log_forget,

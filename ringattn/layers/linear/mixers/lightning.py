@@ -17,12 +17,14 @@ from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, g
 
 
 class Lightning(Mixer):
+    takes_gate_bias = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.q_proj = linear(sizes.hidden_size, sizes.keys)
         self.k_proj = linear(sizes.hidden_size, sizes.keys)
         self.v_proj = linear(sizes.hidden_size, sizes.values)
-        self.u_proj = linear(sizes.hidden_size, sizes.values)
+        self.u_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
 

@@ -22,6 +22,9 @@ _PART = 2048
 class MixerSizes:
     """hidden_size: channels in and out. heads; key_dim, value_dim: channels of a head. conv_width: tokens of the short
     convolution, where the mixer has one. layer, layers: which layer of how many this is, for decays that depend on it.
+    gate_bias: a bias in the map that gates the output, where the mixer has such a gate, and value_silu: whether its
+    values pass silu, where its paper has them do so; both for models converted from others
+    (`ringattn.models.hybrid.convert`).
     """
 
     hidden_size: int
@@ -33,6 +36,8 @@ class MixerSizes:
     layers: int = 1
     norm_eps: float = 1e-5
     kernel: str = "auto"
+    gate_bias: bool = False
+    value_silu: bool = True
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "heads", "key_dim", "value_dim", "conv_width", "layers"):
@@ -85,6 +90,9 @@ class Mixer(nn.Module, ABC):
 
     # Whether its query, key and value pass a short convolution.
     has_convolution = False
+    # Whether a bias can be added to the map that gates its output, and silu on its values be left out.
+    takes_gate_bias = False
+    has_value_silu = False
 
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__()
@@ -93,6 +101,10 @@ class Mixer(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} has no short convolution, got conv_width={sizes.conv_width}: leave it out"
             )
+        if sizes.gate_bias and not self.takes_gate_bias:
+            raise ValueError(f"{type(self).__name__} takes no bias in its gate, got gate_bias=True: leave it out")
+        if not (sizes.value_silu or self.has_value_silu):
+            raise ValueError(f"{type(self).__name__} has no silu on values, got value_silu=False: leave it out")
 
     @staticmethod
     @abstractmethod

@@ -19,6 +19,8 @@ _THETA = 10000.0
 
 
 class RetNet(Mixer):
+    takes_gate_bias = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         if sizes.key_dim % 2:
@@ -26,7 +28,7 @@ class RetNet(Mixer):
         self.q_proj = linear(sizes.hidden_size, sizes.keys)
         self.k_proj = linear(sizes.hidden_size, sizes.keys)
         self.v_proj = linear(sizes.hidden_size, sizes.values)
-        self.g_proj = linear(sizes.hidden_size, sizes.values)
+        self.g_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
