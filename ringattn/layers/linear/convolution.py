@@ -17,14 +17,14 @@ from ringattn.layers.linear.pieces import starts_in
 
 
 class ShortConvolution(nn.Module):
-    """weight: [channels, width], of which the last column meets the token itself."""
+    """weight: [channels, 1, width], as nn.Conv1d has it; its last column meets the token itself."""
 
     def __init__(self, channels: int, *, width: int = 4) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"a convolution is at least 1 token wide, got conv_width={width}: 4 is what papers use")
         self.width = width
-        self.weight = nn.Parameter(torch.empty(channels, width))
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -58,7 +58,7 @@ class ShortConvolution(nn.Module):
     def _one_run(self, whole: Tensor, run: range, documents: tuple[int, ...] | None) -> Tensor:
         """whole: a run of tokens behind the width - 1 tokens before it."""
         mask = self._of_one_document(run, documents, whole.device)
-        weight = self.weight.to(whole.dtype)
+        weight = self.weight[:, 0].to(whole.dtype)
         out = whole[:, self.width - 1 :] * weight[:, -1]
         for back in range(1, self.width):
             before = whole[:, self.width - 1 - back : whole.shape[1] - back]

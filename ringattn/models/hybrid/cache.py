@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from ringattn.layers.linear.mixers.mixer import MixerState
+from ringattn.layers.linear.mixers.mixer import Carry, MixerState
 
 
 class StateLayer(CacheLayerMixin):
@@ -20,11 +20,12 @@ class StateLayer(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state: MixerState | None = None
+        self.carry = Carry()
         self.tokens = 0
 
-    def store(self, state: MixerState, tokens: int) -> None:
-        self.state, self.tokens = state, self.tokens + tokens
+    @property
+    def state(self) -> MixerState | None:
+        return self.carry.state
 
     def get_seq_length(self, *_: Any) -> int:
         return self.tokens
@@ -40,11 +41,13 @@ class StateLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.state, self.tokens = None, 0
+        self.carry.state, self.tokens = None, 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.state is not None:
-            self.state = MixerState(self.state.matrix[beam_idx], tuple(tail[beam_idx] for tail in self.state.tails))
+            self.carry.state = MixerState(
+                self.state.matrix[beam_idx], tuple(tail[beam_idx] for tail in self.state.tails)
+            )
 
     def lazy_initialization(self, *_: Any) -> None:
         raise ValueError("a linear layer keeps a state, and no keys and values")

@@ -132,7 +132,7 @@ class HybridLayer(GradientCheckpointingLayer):
             return states.mix(self.mixer, self.layer_idx, hidden, context)
         layer = None if cache is None else cache.layers[self.layer_idx]
         assert layer is None or isinstance(layer, StateLayer)
-        out, state = self.mixer.mix(hidden, context, None if layer is None else layer.state)
+        out: Tensor = self.mixer(hidden, context=context, carry=None if layer is None else layer.carry)
         if layer is not None:
-            layer.store(state, hidden.shape[1])
+            layer.tokens += hidden.shape[1]
         return out

@@ -82,7 +82,8 @@ class HybridModel(HybridPreTrainedModel):
         linear = config.layer_types.count("linear_attention")
         if linear and config.mixer in _BOUNDED:
             channels = getattr(config.mixer_sizes(0), _BOUNDED[config.mixer])
-            self.lower_bounds = nn.Parameter(torch.zeros(linear, channels))
+            # No matrix that maps anything, which optimizers that make updates orthogonal would take two dims for.
+            self.lower_bounds = nn.Parameter(torch.zeros(linear, 1, channels))
         self.gradient_checkpointing = False
         self.post_init()
 

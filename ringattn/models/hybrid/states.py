@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ringattn.attention import SequenceParallel
 from ringattn.layers.linear.context import Context
-from ringattn.layers.linear.mixers.mixer import Mixer, MixerState
+from ringattn.layers.linear.mixers.mixer import Carry, Mixer, MixerState
 
 
 class ShardedStates:
@@ -19,18 +19,20 @@ class ShardedStates:
     def __init__(self, sp: SequenceParallel) -> None:
         self.sp = sp
         self.decoding = False
-        self._states: dict[int, MixerState] = {}
+        self._carries: dict[int, Carry] = {}
 
     def mix(self, mixer: Mixer, layer: int, hidden: Tensor, context: Context) -> Tensor:
         """What the mixer makes of the tokens [B, n, D], whose state is kept. Collective, while a prompt is read."""
         if self.decoding:
-            out, self._states[layer] = mixer.mix(hidden, context, self._states.get(layer))
+            carry = self._carries.setdefault(layer, Carry())
+            out: Tensor = mixer(hidden, context=context, carry=carry)
             return out
-        out, state = mixer.mix(hidden, context, None)
+        carry = self._carries[layer] = Carry()
+        out = mixer(hidden, context=context, carry=carry)
+        assert carry.state is not None
         owner = self._owner(context)
-        self._states[layer] = MixerState(
-            self.sp.gather(state.matrix)[owner], tuple(self.sp.gather(tail)[owner] for tail in state.tails)
-        )
+        matrix, *tails = (self.sp.gather(part)[owner] for part in (carry.state.matrix, *carry.state.tails))
+        carry.state = MixerState(matrix, tuple(tails))
         return out
 
     def _owner(self, context: Context) -> int:
@@ -41,4 +43,5 @@ class ShardedStates:
 
     @property
     def bytes(self) -> int:
-        return sum(state.bytes for state in self._states.values())
+        """What the states take on each rank."""
+        return sum(carry.state.bytes for carry in self._carries.values() if carry.state is not None)

@@ -100,6 +100,10 @@ def test_what_is_refused():
         MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, kernel="chunk")
     with pytest.raises(ValueError, match=r"kernel='fla' .*use kernel='chunked', which runs on any device"):
         MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, kernel="fla")
+    with pytest.raises(ValueError, match="GLA has no short convolution, got conv_width=3"):
+        mixer_class("gla")(MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, conv_width=3))
+    with pytest.raises(ValueError, match="HGRN is computed in pieces alone, got kernel='recurrent'"):
+        make_mixer("hgrn", kernel="recurrent")
     with pytest.raises(ValueError, match="those of its context, 5 here"):
         make_mixer("gla")(make_hidden(4), context=Context.alone(5))
     with pytest.raises(ValueError, match="documents"):

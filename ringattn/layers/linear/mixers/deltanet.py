@@ -20,6 +20,8 @@ from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, N
 class ConvolvedMixer(Mixer):
     """Query, key and value, each through a map, a short convolution and silu; query and key of length 1."""
 
+    has_convolution = True
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.q_proj = linear(sizes.hidden_size, sizes.keys)

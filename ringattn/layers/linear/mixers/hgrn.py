@@ -24,6 +24,8 @@ class HGRN(Mixer):
         super().__init__(sizes)
         if sizes.key_dim != 1:
             raise ValueError(f"a state of HGRN is one number: its key_dim is 1, got {sizes.key_dim}")
+        if sizes.kernel not in ("auto", "chunked"):
+            raise ValueError(f"HGRN is computed in pieces alone, got kernel={sizes.kernel!r}: use 'auto'")
         self.i_proj = linear(sizes.hidden_size, sizes.values)
         self.f_proj = linear(sizes.hidden_size, sizes.values)
         self.g_proj = linear(sizes.hidden_size, sizes.values)

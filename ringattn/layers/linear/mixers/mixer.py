@@ -63,16 +63,32 @@ class MixerState:
         return self.matrix.nbytes + sum(tail.nbytes for tail in self.tails)
 
 
+@dataclass
+class Carry:
+    """Where a mixer finds the state to go on from, None at a text's start, and leaves the new one."""
+
+    state: MixerState | None = None
+
+
 class Mixer(nn.Module, ABC):
     """Mixes tokens by a linear recurrence: [B, n, D] -> [B, n, D].
 
     `forward` reads a whole sequence, of which this rank holds the tokens that `context` says. `extend` goes on from a
     state, in one process, by any number of tokens: a prompt at once, then one token at a time.
+
+    Raises ValueError where the sizes do not fit the mixer.
     """
+
+    # Whether its query, key and value pass a short convolution.
+    has_convolution = False
 
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__()
         self.sizes = sizes
+        if not self.has_convolution and sizes.conv_width != MixerSizes.conv_width:
+            raise ValueError(
+                f"{type(self).__name__} has no short convolution, got conv_width={sizes.conv_width}: leave it out"
+            )
 
     @staticmethod
     @abstractmethod
@@ -87,16 +103,25 @@ class Mixer(nn.Module, ABC):
     def mix(self, hidden: Tensor, context: Context, state: MixerState | None) -> tuple[Tensor, MixerState]:
         """(out [B, n, D], the state after the last local token)."""
 
-    def forward(self, hidden: Tensor, *, context: Context) -> Tensor:
-        """hidden: [B, n, D], this rank's tokens. Returns [B, n, D]. Collective where the context spans ranks."""
-        return self.mix(hidden, context, None)[0]
+    def forward(self, hidden: Tensor, *, context: Context, carry: Carry | None = None) -> Tensor:
+        """hidden: [B, n, D], this rank's tokens. Returns [B, n, D]. Collective where the context spans ranks.
+
+        carry: takes the state after the last local token; one process also goes on from what it holds.
+        """
+        out, state = self.mix(hidden, context, None if carry is None else carry.state)
+        if carry is not None:
+            carry.state = state
+        return out
 
     def extend(
         self, hidden: Tensor, state: MixerState | None = None, *, position: int = 0, lower_bound: Tensor | None = None
     ) -> tuple[Tensor, MixerState]:
         """hidden: [B, n, D], the tokens from `position` on, after those that made `state`. Returns (out, new state)."""
+        carry = Carry(state)
         run = range(position, position + hidden.shape[1])
-        return self.mix(hidden, Context((run,), lower_bound=lower_bound), state)
+        out: Tensor = self(hidden, context=Context((run,), lower_bound=lower_bound), carry=carry)
+        assert carry.state is not None
+        return out, carry.state
 
     def by_head(self, x: Tensor) -> Tensor:
         """[B, n, H d] -> [B, n, H, d]."""
