@@ -130,7 +130,7 @@ def _train(run: Run, jobs: int) -> None:
 
 
 def _start(run: Run, point: Point) -> subprocess.Popen[str]:
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     path = os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", "study.train", str(run.folder.absolute()), point.name],

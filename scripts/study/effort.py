@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from ringattn.sequence.layout import suggest
 from ringattn.settings.hybrid import FULL, MIXER_NAMES, PURE, layer_kinds
@@ -19,8 +19,10 @@ class Effort:
     """Sizes of all models of a study, what they are trained on and for how long.
 
     heads: of attention. linear_heads, key_dim, value_dim: of mixers; HGRN has a state of `hidden` numbers.
-    vocabulary, length, pairs, batch, steps, power: of training on recall; a third of the rows hide a needle where
-    pairs are three. lengths: contexts of the tests. samples: of each figure. text: `kjv`, a path, or `none`.
+    vocabulary, length, pairs, batch, steps: of training on recall, whose rows have each number of pairs and a needle
+    in turn. power: of the gaps before queries, in training and tests; 0.01, the paper's, has as many within 10 tokens
+    as within 10 to 100, 1 is uniform. lengths: contexts of the tests. samples: of each figure. text: `kjv`, a path, or
+    `none`; its three numbers are of training on it.
     """
 
     layers: int = 8
@@ -33,9 +35,10 @@ class Effort:
     length: int = 64
     lengths: tuple[int, ...] = (64, 128, 256)
     pairs: tuple[int, ...] = (2, 4, 8, 16)
-    power: float = 1.0
+    power: float = 0.01
     batch: int = 32
     steps: int = 2000
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-3
     samples: int = 64
     text: str = "kjv"
@@ -54,6 +57,8 @@ class Effort:
         for name in ("power", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} is above 0, got {getattr(self, name)}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"--optimizer is adamw or muon, got {self.optimizer!r}")
         if self.hidden % (2 * self.heads):
             raise ValueError(
                 f"--hidden {self.hidden} must be --heads {self.heads} times an even number: change one of them"
@@ -144,12 +149,12 @@ def points_of(mixers: Sequence[str], ratios: Sequence[str], layers: int) -> tupl
                 f"the ratios {made[kinds]} and {ratio} give the same {layers} layers: drop one, or change --layers"
             )
         made[kinds] = ratio
-    points = [Point(None, FULL)] if FULL in ratios else []
-    points += [Point(mixer, ratio) for mixer in dict.fromkeys(mixers) for ratio in made.values() if ratio != FULL]
-    if not points:
+    if not ratios or (not mixers and set(ratios) != {FULL}):
         raise ValueError(
             "there is nothing to train: give --mixers and --ratios, such as --mixers gated_deltanet --ratios 3:1,full"
         )
+    points = [Point(None, FULL)] if FULL in ratios else []
+    points += [Point(mixer, ratio) for mixer in dict.fromkeys(mixers) for ratio in made.values() if ratio != FULL]
     return tuple(points)
 
 

@@ -15,7 +15,7 @@ from study.figures import Found
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """points: all that were asked for in this folder. date: ISO 8601, of the last one that began. hardware: in words."""
+    """points: all that were asked for in this folder. date: ISO 8601, of the last start. hardware: in words."""
 
     folder: Path
     effort: Effort

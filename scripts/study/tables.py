@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from ringattn.report.table import table
 from study.effort import in_order
@@ -49,7 +50,7 @@ def sentences(run: Run, found: Sequence[Found]) -> list[str]:
         shown = ", ".join(f"{ratio} {_percent(score)}" for ratio, score in recalled.items())
         lines.append(f"recall over all lengths and pairs, mean of mixers: {shown}")
         known = [(ratio, score) for ratio, score in recalled.items() if score is not None]
-        rises = [(b[1] - a[1], a[0], b[0]) for a, b in zip(known, known[1:])]
+        rises = [(b[1] - a[1], a[0], b[0]) for a, b in pairwise(known)]
         most, before, after = max(rises)
         if most > 0:
             lines.append(f"it rises most from {before} to {after}, by {100 * most:.0f} points")
@@ -140,5 +141,3 @@ def _sorted(found: Sequence[Found]) -> list[Found]:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
-
-

@@ -65,9 +65,7 @@ def training_batch(effort: Effort, cases: Sequence[Case], step: int) -> tuple[Te
     for number in range(step * effort.batch, (step + 1) * effort.batch):
         kind = number % (len(cases) + 1)
         samples.append(
-            cases[kind].make(number)
-            if kind < len(cases)
-            else needle(effort, effort.length, None, effort.seed, number)
+            cases[kind].make(number) if kind < len(cases) else needle(effort, effort.length, None, effort.seed, number)
         )
     return as_batch(samples)
 

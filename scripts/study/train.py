@@ -20,12 +20,15 @@ from torch import Tensor
 
 from ringattn.evaluation.samples import Sample
 from ringattn.models.hybrid import HybridConfig, HybridForCausalLM
+from ringattn.settings.optimizer import OptimizerConfig
+from ringattn.training.optimizer import Optimizer
 from study.effort import Effort, Point
 from study.figures import Figure, Found
 from study.record import Run, read_run
 from study.tasks import DEPTHS, HELD_OUT, Text, as_batch, needle, recall, training_batch
 
-WARM_UP = 50
+# Little: short runs see nothing twice.
+WEIGHT_DECAY = 0.01
 # At most so many tokens at once in a test: of long contexts a row at a time.
 TOKENS = 1 << 13
 
@@ -39,7 +42,7 @@ def train_point(run: Run, point: Point) -> Found:
     def answers(step: int) -> tuple[Tensor, Tensor]:
         return training_batch(effort, cases, step)
 
-    fit(model, answers, steps=effort.steps, learning_rate=effort.learning_rate)
+    fit(model, answers, effort, steps=effort.steps)
     figures = test(model, effort)
     text_loss = text_error = None
     if effort.text != "none":
@@ -78,21 +81,17 @@ def make_model(effort: Effort, point: Point, vocabulary: int) -> HybridForCausal
     return HybridForCausalLM(config)
 
 
-def fit(model: Any, batch: Callable[[int], tuple[Tensor, Tensor]], *, steps: int, learning_rate: float) -> None:
-    """AdamW with a warm-up and half a cosine."""
+def fit(model: Any, batch: Callable[[int], tuple[Tensor, Tensor]], effort: Effort, *, steps: int) -> None:
+    """As the trainer updates weights: a warm-up, then a cosine."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
-    )
+    config = OptimizerConfig(name=effort.optimizer, learning_rate=effort.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = Optimizer(model, config, steps=steps)
     for step in range(steps):
         tokens, labels = batch(step)
         loss = model(tokens, labels=labels).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step(step)
         print("step", flush=True)
 
 
@@ -145,7 +144,7 @@ def _of_text(effort: Effort, point: Point) -> tuple[float, float | None]:
         tokens = text.batch(effort, step)
         return tokens, tokens
 
-    fit(model, windows, steps=effort.text_steps, learning_rate=effort.learning_rate)
+    fit(model, windows, effort, steps=effort.text_steps)
     model.eval()
     with torch.no_grad():
         return _mean(torch.stack([model(row[None], labels=row[None]).loss.double() for row in text.tests(effort)]))
