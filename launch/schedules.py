@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from ringattn.launch.state_routes import routes_overview, show_route
 
 from ringattn.report.schedule import describe, figures, legend
 from ringattn.report.schedule_picture import draw
@@ -32,6 +33,7 @@ USAGE = """\
 usage: ringattn schedules                           list them
        ringattn schedules show SCHEDULE [options]     its table, and what it asks of a rank
        ringattn schedules verify SCHEDULE [options]   prove that it computes attention, forward and backward
+       ringattn schedules route ROUTE [options]       how a linear attention's states get past the ranks
 
 SCHEDULE is a name, with numbers where it takes some (usp:heads=2), or a function from a Shape to a Schedule in a
 file of your own: path/to/file.py:function. `ringattn schedules show --help` lists the options."""
@@ -50,17 +52,19 @@ def run(arguments: Sequence[str]) -> int:
         ValueError: a mistake in the arguments.
     """
     if not arguments:
-        print(overview())
+        print(f"{overview()}\n\n{routes_overview()}")
         return 0
     verb, *rest = arguments
     if verb in ("-h", "--help"):
         print(USAGE)
         return 0
+    if verb == "route":
+        return show_route(rest)
     if verb not in ("show", "verify"):
-        hint = suggest(verb, ["show", "verify"])
+        hint = suggest(verb, ["show", "verify", "route"])
         if verb in schedules() or ".py" in verb:
             hint = f"; write `ringattn schedules show {verb}`"
-        raise ValueError(f"`ringattn schedules` knows show and verify, got {verb!r}{hint}")
+        raise ValueError(f"`ringattn schedules` knows show, verify and route, got {verb!r}{hint}")
     options = _options(verb, rest)
     setting = Setting.of(options)
     schedule = load(options.schedule, setting.shape)

@@ -457,17 +457,22 @@ class SequenceParallel:
                 self._prove(mine, problem, backward=plan == "backward_plan")
         return call
 
-    def _choose(self, problem: Problem, query: Tensor, *, backward: bool) -> str:
-        """What `auto` stands for."""
+    def planned(self, device: torch.device) -> Cluster:
+        """The cluster that `auto` plans for. ValueError where none is described for such devices, or so many ranks."""
         if self._planned is None:
-            device = "cpu" if query.device.type == "cpu" else torch.cuda.get_device_name(query.device)
+            name = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
             named = self._cluster
             if isinstance(named, Cluster):
                 self._planned = named.first(self.world)
             else:
-                self._planned = cluster_for(named, device, self.world)
+                self._planned = cluster_for(named, name, self.world)
+        return self._planned
+
+    def _choose(self, problem: Problem, query: Tensor, *, backward: bool) -> str:
+        """What `auto` stands for."""
+        cluster = self.planned(query.device)
         chosen = choose(
-            self._planned,
+            cluster,
             problem.query_layout.name if problem.query_layout.name in LAYOUTS else "zigzag",
             (problem.query_layout.length, problem.key_layout.length),
             problem.mask,
@@ -479,7 +484,7 @@ class SequenceParallel:
             word = "backward" if backward else "forward"
             _logger.info(
                 "schedule=auto: %s for the %s of %d tokens, planned for cluster %s",
-                chosen, word, problem.query_layout.length, self._planned.name,
+                chosen, word, problem.query_layout.length, cluster.name,
             )  # fmt: skip
         return chosen
 

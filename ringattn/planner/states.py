@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ringattn.planner.cluster import Accelerator, Cluster
@@ -18,6 +19,7 @@ from ringattn.schedule.messages import Envelope
 from ringattn.schedule.states import (
     Advance,
     Carry,
+    Join,
     StateRoute,
     StateSizes,
     Transition,
@@ -38,6 +40,9 @@ _SLICES = (2, 4, 8, 16, 32)
 
 # An all-gather over more ranks is more messages than a person wants to wait for.
 _PLAYED_RANKS = 128
+
+# Up to so many ranks a choice without a person waiting tries it too.
+_GATHERED_RANKS = 32
 
 # Times this near to the best are as good.
 _NEAR = 1.01
@@ -82,9 +87,13 @@ class StateCosts:
                 found.append((Envelope(True, source, target, Kind.PARCEL, index), size, [*moves]))
             yield PlayedStep(found, step.tasks)
 
-    def task(self, task: Advance) -> tuple[float, float]:
-        """Seconds to take a slice of the state past a stretch; nothing is merged."""
-        size = self.sizes.state_bytes(self.route.slices, task.slice)
+    def task(self, task: Advance | Join) -> tuple[float, float]:
+        """Seconds to take a slice of the state past a stretch, or to join two effects: their transitions are multiplied
+        too. Nothing is merged."""
+        if isinstance(task, Join):
+            size = self.sizes.state_bytes() + self.sizes.transition_bytes()
+        else:
+            size = self.sizes.state_bytes(self.route.slices, task.slice)
         seconds = _ADVANCE_PASSES * size / self.accelerator.memory_bandwidth
         if self.sizes.transition is Transition.DENSE:
             flops = 2 * self.sizes.key_dim * size / self.sizes.item_bytes
@@ -97,7 +106,7 @@ class StateCosts:
 
     def pack(self, moves: Sequence[Carry]) -> float:
         """Seconds to pack what leaves; what goes to several ranks is packed once."""
-        once = {(move.kind, move.stretch, move.slice): move for move in moves}.values()
+        once = {(move.kind, move.stretch, move.slice, move.last): move for move in moves}.values()
         size = sum(self.sizes.carried_bytes(move, self.route.slices) for move in once)
         return _PACK_PASSES * size / self.accelerator.memory_bandwidth
 
@@ -137,9 +146,23 @@ class RouteCandidate:
         return self.forward + self.backward
 
 
-def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[RouteCandidate]:
-    """All routes, pipelines of several slices among them, the fastest first; of those within a percent of it the one
-    with the fewest steps, which depends least on what the description leaves out.
+@lru_cache(maxsize=64)
+def choose_route(layout: Layout, sizes: StateSizes, cluster: Cluster) -> str:
+    """What `route=auto` stands for: the fastest route, forward and backward together. Over many ranks an all-gather is
+    not tried, which sends and holds most there."""
+    names = None if layout.world <= _GATHERED_RANKS else ["ring", "scan", *_pipelines(sizes)[1::2]]
+    return rank_routes(layout, sizes, cluster, names=names)[0].route
+
+
+def _pipelines(sizes: StateSizes) -> list[str]:
+    return [f"pipeline:slices={slices}" for slices in _SLICES if slices <= max(sizes.heads, sizes.value_dim)]
+
+
+def rank_routes(
+    layout: Layout, sizes: StateSizes, cluster: Cluster, *, names: Sequence[str] | None = None
+) -> list[RouteCandidate]:
+    """The routes named, or all with pipelines of several slices, the fastest first; of those within a percent of it the
+    one with the fewest steps, which depends least on what the description leaves out.
 
     Raises:
         ValueError: more ranks than a play takes seconds for.
@@ -149,11 +172,9 @@ def rank_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[Rou
             f"routes of states are played for up to {_PLAYED_RANKS} ranks that share a sequence, got {layout.world}: "
             f"ask for sequence_parallel={_PLAYED_RANKS} or fewer"
         )
-    most = max(sizes.heads, sizes.value_dim)
-    names = ["allgather", "ring", *(f"pipeline:slices={slices}" for slices in _SLICES if slices <= most)]
     holders = tuple(stretch.rank for stretch in stretches(layout))
     found = []
-    for name in names:
+    for name in names or ("allgather", "ring", "scan", *_pipelines(sizes)):
         forward, backward = (predict_states(name, layout, sizes, cluster, backward=way) for way in (False, True))
         wire, lane = forward.wire_bound(cluster)
         route = make_state_route(name, layout.world, holders)

@@ -1,7 +1,8 @@
-"""How the states of a linear attention get past the ranks of a plan, and why so: a table and sentences. No torch."""
+"""Routes of states in words: the steps of one, and which one a plan takes and why. No torch."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 from ringattn.planner.states import RouteCandidate
 from ringattn.report.comparison_summary import mebibytes
 from ringattn.report.table import table
-from ringattn.schedule.states import StateSizes, Transition
+from ringattn.schedule.states import Advance, Carried, Carry, Join, StateRoute, StateSizes, Transition
+
+_WIDTH = 118
+
+_LEFT = ("computes", "sends", "receives")
 
 _WORDS = {
     Transition.SCALAR: "a decay of each head",
@@ -21,6 +26,44 @@ _WORDS = {
 def transition_words(transition: Transition) -> str:
     """What a stretch does to a state, in words."""
     return _WORDS[transition]
+
+
+def describe_route(route: StateRoute) -> str:
+    """The table of its steps, a row for each rank that does something: stretches are numbered in the order in which the
+    state passes them."""
+    rows = []
+    for index, step in enumerate(route.steps):
+        first = str(index)
+        for rank in range(route.world):
+            done = [_done(route, task) for task in step.tasks if task.rank == rank]
+            sends = [f"{_what(route, move)} to {move.target}" for move in step.moves if move.source == rank]
+            receives = [f"{_what(route, move)} from {move.source}" for move in step.moves if move.target == rank]
+            if done or sends or receives:
+                rows.append([first, str(rank), *(", ".join(cell) or "-" for cell in (done, sends, receives))])
+                first = ""
+    return table(["step", "rank", *_LEFT], rows, left=_LEFT)
+
+
+def _done(route: StateRoute, task: Advance | Join) -> str:
+    """`state 2 past 2`, or `joins 1-2 and 3-4`."""
+    if isinstance(task, Join):
+        return f"joins {_span(task.stretch, task.middle - 1)} and {_span(task.middle, task.last)}"
+    return f"state {_sliced(route, task)} past {_span(task.stretch, task.last)}"
+
+
+def _what(route: StateRoute, move: Carry) -> str:
+    if move.kind is Carried.EFFECT:
+        return f"effect {_span(move.stretch, move.last)}"
+    return f"state {_sliced(route, move)}"
+
+
+def _sliced(route: StateRoute, item: Advance | Carry) -> str:
+    """`2`, or with several slices `2.1`: what enters stretch 2, slice 1."""
+    return f"{item.stretch}.{item.slice}" if route.slices > 1 else str(item.stretch)
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def routes_text(mixer: str, sizes: StateSizes, ranks: int, layout: str, found: Sequence[RouteCandidate]) -> str:
@@ -46,7 +89,8 @@ def routes_text(mixer: str, sizes: StateSizes, ranks: int, layout: str, found: S
     ]
     head = ["route", "forward ms", "backward ms", "steps", "MiB sent", "MiB held", "busiest link ms", "that link"]
     shown = table(head, rows, left=["route", "that link"])
-    return "\n".join([f"{title} ({ranks} ranks, {layout}):", shown, *routes_reasons(sizes, found)])
+    reasons = [textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in routes_reasons(sizes, found)]
+    return "\n".join([f"{title} ({ranks} ranks, {layout}):", shown, *reasons])
 
 
 def routes_fields(mixer: str, sizes: StateSizes, found: Sequence[RouteCandidate]) -> dict[str, Any]:

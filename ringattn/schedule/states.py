@@ -4,8 +4,8 @@ A sibling of `ringattn.schedule.value`, for what a `Schedule` cannot say: its ta
 while a state goes through the stretches of the sequence (`ringattn.sequence.stretches`) one after another. Two kinds of
 things travel, whose size does not grow with the sequence:
 
-  effect   what a stretch does to any state: its transition and its addition; from the rank that holds the stretch
-  state    the state that enters a stretch; from whoever took it past the stretch before
+  effect   what a stretch, or some that follow one another, does to any state: its transition and its addition
+  state    the state that enters a stretch
 
 One value describes forward and backward. The gradient of a state is the same recurrence in the reversed order, with
 transitions transposed and the gradients of the entering states as additions, so the backward runs the value that is
@@ -44,27 +44,39 @@ class Transition(str, Enum):
 
 
 class Advance(NamedTuple):
-    """`rank` takes one slice of the state past a stretch."""
+    """`rank` takes one slice of the state that enters `stretch` past it and those behind it up to `last`."""
 
     rank: int
     stretch: int
     slice: int
+    last: int
+
+
+class Join(NamedTuple):
+    """`rank` makes the effect of the stretches `stretch` to `last` from those before `middle` and from it on."""
+
+    rank: int
+    stretch: int
+    middle: int
+    last: int
 
 
 class Carry(NamedTuple):
-    """`kind` of one stretch and slice goes from rank `source` to rank `target`."""
+    """From rank `source` to rank `target`: the effect of the stretches `stretch` to `last`, or one slice of the state
+    that enters `stretch` (which is `last` too)."""
 
     source: int
     target: int
     kind: Carried
     stretch: int
     slice: int
+    last: int
 
 
 class StateStep(NamedTuple):
-    """What happens together: first the tasks, then the moves."""
+    """What happens together: first the tasks in their order, then the moves."""
 
-    tasks: tuple[Advance, ...]
+    tasks: tuple[Advance | Join, ...]
     moves: tuple[Carry, ...]
 
 
@@ -123,12 +135,12 @@ def _allgather(world: int, holders: tuple[int, ...], slices: int) -> list[StateS
     """All effects to whoever holds a later stretch, at once; each rank computes its own prefixes (LASP-2)."""
     last = {rank: stretch for stretch, rank in enumerate(holders)}
     moves = [
-        Carry(source, target, Carried.EFFECT, stretch, 0)
+        Carry(source, target, Carried.EFFECT, stretch, 0, stretch)
         for stretch, source in enumerate(holders)
         for target in range(world)
         if target != source and last.get(target, -1) > stretch
     ]
-    tasks = [Advance(rank, stretch, 0) for rank in sorted(last) for stretch in range(last[rank])]
+    tasks = [Advance(rank, stretch, 0, stretch) for rank in sorted(last) for stretch in range(last[rank])]
     return [StateStep((), tuple(moves)), StateStep(tuple(tasks), ())]
 
 
@@ -138,23 +150,65 @@ def _ring(world: int, holders: tuple[int, ...], slices: int) -> list[StateStep]:
     steps = []
     for step in range(hops + slices - 1 if hops > 0 else 0):
         at = [(stretch, step - stretch) for stretch in range(hops) if 0 <= step - stretch < slices]
-        tasks = tuple(Advance(holders[stretch], stretch, part) for stretch, part in at)
+        tasks = tuple(Advance(holders[stretch], stretch, part, stretch) for stretch, part in at)
         moves = tuple(
-            Carry(holders[stretch], holders[stretch + 1], Carried.STATE, stretch + 1, part) for stretch, part in at
+            Carry(holders[stretch], holders[stretch + 1], Carried.STATE, stretch + 1, part, stretch + 1)
+            for stretch, part in at
         )
         steps.append(StateStep(tasks, moves))
     return steps
 
 
-_BUILDERS = {"allgather": _allgather, "pipeline": _ring, "ring": _ring}
+def _scan(world: int, holders: tuple[int, ...], slices: int) -> list[StateStep]:
+    """Parallel prefixes by doubling (Hillis and Steele, Data Parallel Algorithms, 1986): with distances 1, 2, 4, ...
+    the holder of a stretch sends the effect of as many stretches, its own the last, so far ahead, where it is joined
+    with that of those between. One that reaches back to the start is a state, and smaller."""
+    known: list[set[tuple[Carried, int, int]]] = [set() for _ in range(world)]
+    for stretch, holder in enumerate(holders):
+        known[holder].add((Carried.EFFECT, stretch, stretch))
+    tasks: list[Advance | Join] = []
+
+    def join(rank: int, first: int, middle: int, last: int) -> None:
+        """The stretches from `first` on, or the state behind them where that is the start, unless they are known."""
+        item = (Carried.EFFECT, first, last) if first > 0 else (Carried.STATE, last + 1, last + 1)
+        if item not in known[rank]:
+            tasks.append(Join(rank, first, middle, last) if first > 0 else Advance(rank, middle, 0, last))
+            known[rank].add(item)
+
+    steps = []
+    distance = 1
+    while distance < len(holders):
+        moves = []
+        for last in range(len(holders) - distance):
+            first = max(0, last - distance + 1)
+            join(holders[last], first, last, last)
+            source, target = holders[last], holders[last + distance]
+            item = (Carried.EFFECT, first, last) if first else (Carried.STATE, last + 1, last + 1)
+            if source != target and item not in known[target]:
+                moves.append(Carry(source, target, item[0], item[1], 0, item[2]))
+                known[target].add(item)
+        steps.append(StateStep(tuple(tasks), tuple(moves)))
+        tasks.clear()
+        if distance > 1:
+            for number in range(distance, len(holders)):
+                join(holders[number], max(0, number - 2 * distance + 1), number - distance + 1, number - 1)
+        distance *= 2
+    return [*steps, StateStep(tuple(tasks), ())]
+
+
+_BUILDERS = {"allgather": _allgather, "pipeline": _ring, "ring": _ring, "scan": _scan}
+
+# What `route=` takes besides names: the planner's choice for the cluster that `SequenceParallel` was given.
+AUTO = "auto"
 
 # Slices of `pipeline` unless it is given a number, where the state has as many.
 _SLICES = 4
 
 _ABOUT = {
     "allgather": "every rank gathers the effects of all stretches before its own (LASP-2, arXiv 2502.07563)",
-    "pipeline": "the ring with the state in slices, which ranks take on at the same time; takes slices",
+    "pipeline": "the ring with the state in slices, which ranks take on at the same time (ZeCO, arXiv 2507.01004)",
     "ring": "the state goes from stretch to stretch in the sequence's order (LASP, arXiv 2404.02882)",
+    "scan": "effects of 1, 2, 4, ... stretches are joined: as many steps as the logarithm of the ranks",
 }
 
 
@@ -184,6 +238,12 @@ def parse_state_route(spec: str) -> tuple[str, int]:
     return name, int(value)
 
 
+def check_route(spec: str) -> None:
+    """ValueError where `route=` cannot take this: a route's name, with a number where it takes one, or `auto`."""
+    if spec != AUTO:
+        parse_state_route(spec)
+
+
 def fitted_route(spec: str, heads: int, value_dim: int) -> str:
     """The route with a number of slices that such a state has. ValueError where it is given one that it has not."""
     name, slices = parse_state_route(spec)
@@ -208,7 +268,7 @@ def state_messages(step: StateStep, rank: int | None = None) -> dict[tuple[int, 
     for move in step.moves:
         if rank is None or rank in (move.source, move.target):
             found[move.source, move.target].append(move)
-    return {ends: sorted(found[ends], key=lambda move: (move.stretch, move.slice)) for ends in sorted(found)}
+    return {ends: sorted(found[ends], key=lambda move: (move.kind, move.stretch, move.slice)) for ends in sorted(found)}
 
 
 @dataclass(frozen=True)
@@ -227,34 +287,45 @@ def verify_state_route(route: StateRoute, sizes: StateSizes | None = None) -> St
             without the state that enters one of its stretches; the first fault in words.
     """
     world, holders = route.world, route.holders
-    effects = [{stretch for stretch, holder in enumerate(holders) if holder == rank} for rank in range(world)]
+    effects: list[set[tuple[int, int]]] = [set() for _ in range(world)]
+    for stretch, holder in enumerate(holders):
+        effects[holder].add((stretch, stretch))
     states = [{(0, part) for part in range(route.slices)} for _ in range(world)]
     sent, received = [0] * world, [0] * world
     for number, step in enumerate(route.steps, 1):
         for task in step.tasks:
-            what = f"rank {task.rank} takes slice {task.slice} past stretch {task.stretch}"
-            if task.stretch not in effects[task.rank]:
+            if isinstance(task, Join):
+                parts = {(task.stretch, task.middle - 1), (task.middle, task.last)}
+                if not parts <= effects[task.rank]:
+                    what = f"rank {task.rank} joins the effects of {span(task.stretch, task.middle - 1)} and of "
+                    raise _fault(route, number, f"{what}{span(task.middle, task.last)}, and does not have both")
+                effects[task.rank].add((task.stretch, task.last))
+                continue
+            what = f"rank {task.rank} takes slice {task.slice} past {span(task.stretch, task.last)}"
+            if (task.stretch, task.last) not in effects[task.rank]:
                 raise _fault(route, number, f"{what}, whose effect it does not have")
             if (task.stretch, task.slice) not in states[task.rank]:
                 raise _fault(route, number, f"{what}, and does not have the state that enters it")
-            states[task.rank].add((task.stretch + 1, task.slice))
-        arrived = []
+            states[task.rank].add((task.last + 1, task.slice))
+        arrived = set()
         for move in step.moves:
-            what = f"rank {move.source} sends rank {move.target} the {move.kind.value} of stretch {move.stretch}"
+            what = (
+                f"rank {move.source} sends rank {move.target} the {move.kind.value} of {span(move.stretch, move.last)}"
+            )
             of = [effects[end] if move.kind is Carried.EFFECT else states[end] for end in (move.source, move.target)]
-            item = move.stretch if move.kind is Carried.EFFECT else (move.stretch, move.slice)
+            item = (move.stretch, move.last if move.kind is Carried.EFFECT else move.slice)
             if move.source == move.target:
                 raise _fault(route, number, f"{what}: itself")
             if item not in of[0]:
                 raise _fault(route, number, f"{what}, which it does not have")
             if item in of[1] or (move.target, move.kind, item) in arrived:
                 raise _fault(route, number, f"{what}, which it has already")
-            arrived.append((move.target, move.kind, item))
+            arrived.add((move.target, move.kind, item))
             size = sizes.carried_bytes(move, route.slices) if sizes else 0
             sent[move.source] += size
             received[move.target] += size
         for target, kind, item in arrived:
-            (effects if kind is Carried.EFFECT else states)[target].add(item)  # type: ignore[arg-type]
+            (effects if kind is Carried.EFFECT else states)[target].add(item)
     for stretch, holder in enumerate(holders):
         for part in range(route.slices):
             if (stretch, part) not in states[holder]:
@@ -268,6 +339,11 @@ def promised_bytes(spec: str, world: int, holders: Sequence[int], sizes: StateSi
     """The bytes that each rank sends and receives under the route `spec`, in the forward or in the backward."""
     order = tuple(reversed(holders)) if backward else tuple(holders)
     return verify_state_route(make_state_route(fitted_route(spec, sizes.heads, sizes.value_dim), world, order), sizes)
+
+
+def span(first: int, last: int) -> str:
+    """`stretch 2`, or `stretches 2 to 5`."""
+    return f"stretch {first}" if first == last else f"stretches {first} to {last}"
 
 
 def _fault(route: StateRoute, step: int, what: str) -> ValueError:

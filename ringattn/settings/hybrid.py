@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ringattn.schedule.states import make_state_route
+from ringattn.schedule.states import check_route
 from ringattn.sequence.layout import split, suggest
 
 PURE, FULL = "pure", "full"
@@ -61,7 +61,7 @@ def check_hybrid(settings: HybridSettings, *, layers: int) -> None:
             "sliding layers need model.hybrid.sliding_window, how many keys a token sees, got "
             f"{settings.sliding_window}: write for example model.hybrid.sliding_window=512."
         )
-    make_state_route(settings.state_route, 2, (0, 1))
+    check_route(settings.state_route)
     for name in ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
         value = getattr(settings, name)
         if value is not None and value < 1:

@@ -7,6 +7,7 @@ import pytest
 from ringattn.launch.cli import main
 
 from ringattn.schedule import schedules
+from ringattn.schedule.states import state_routes
 
 MINE = """
 from ringattn.schedule.build import Builder
@@ -74,7 +75,9 @@ def mine(tmp_path):
 
 def test_the_list_has_every_schedule_with_its_numbers(capsys):
     assert main(["schedules"]) == 0
-    rows = capsys.readouterr().out.splitlines()[2:]
+    listed, routes = capsys.readouterr().out.split("\n\n")
+    assert [row.split()[0] for row in routes.splitlines()[2:]] == state_routes()
+    rows = listed.splitlines()[2:]
     assert [row.split()[0] for row in rows if row[0] != " "] == schedules()
     assert all(len(row) <= 120 for row in rows)
     assert any(row.split()[:2] == ["usp", "heads"] and "Ulysses in groups" in row for row in rows)
@@ -98,6 +101,16 @@ def test_show_takes_heads_mask_and_direction(capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("usp, backward, 4 ranks: full, striped, 99 tokens, 8 query and 2 key heads")
     assert "query heads: h0 0-3, h1 4-7" in shown and "dkv" in shown
+
+
+def test_a_route_of_states_is_shown_with_its_bytes(capsys):
+    words = "route ring --ranks 2 --layout contiguous --heads 2 --key-dim 8 --value-dim 4 --transition dense"
+    assert main(["schedules", *words.split()]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown[:2] == ["ring over 2 ranks, contiguous, forward", "stretches of the sequence lie on ranks 0 1"]
+    assert "0 0 state 0 past 0 state 1 to 1 -" in shown and shown[-2:] == ["0 256 0", "1 0 256"]
+    assert main(["schedules", *words.split(), "--backward"]) == 0
+    assert "stretches of the sequence lie on ranks 1 0\n" in capsys.readouterr().out
 
 
 def test_show_writes_a_picture(tmp_path, capsys):
@@ -153,7 +166,7 @@ def test_an_error_inside_a_users_function_keeps_its_traceback(mine):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("shwo ring", "knows show and verify, got 'shwo' (did you mean 'show'?)"),
+        ("shwo ring", "knows show, verify and route, got 'shwo' (did you mean 'show'?)"),
         ("ring", "got 'ring'; write `ringattn schedules show ring`"),
         ("show", "the following arguments are required: SCHEDULE; see `ringattn schedules show --help`"),
         ("show rnig", "unknown schedule 'rnig' (did you mean 'ring'?)"),
@@ -161,6 +174,10 @@ def test_an_error_inside_a_users_function_keeps_its_traceback(mine):
         ("show ring --rank 4", "has no argument --rank (did you mean '--ranks'?)"),
         ("show ring --ranks 0", "argument --ranks: must be a whole number from 1 on, got '0'"),
         ("show ring --window 0", "window must be at least 1"),
+        ("route rnig", "unknown state route 'rnig' (did you mean 'ring'?); there are allgather, pipeline, ring, scan"),
+        ("route ring --layout striped", "choose layout contiguous, zigzag or balanced"),
+        ("route ring --ranks 0", "--ranks must be at least 1, got 0"),
+        ("route ring --rank 2", "unrecognized arguments: --rank 2; see `ringattn schedules route --help`"),
         ("show ring --documents 0,9", "documents must end with the length of the sequence: it ends with 9"),
         ("show ring --documents 0;9", "argument --documents: must be whole numbers with commas between"),
         ("show ring --layout zigzg", "unknown layout 'zigzg' (did you mean 'zigzag'?)"),

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ringattn.models.load import load_model, new_llama
+from ringattn.models.load import load_model, new_hybrid, new_llama
 from ringattn.planner.architecture import Architecture
+from ringattn.settings.hybrid import HybridSettings
 
 SIZES = Architecture(
     vocabulary=300,
@@ -23,6 +24,17 @@ SIZES = Architecture(
     max_positions=64,
     rope_theta=5000.0,
 )
+
+
+def test_a_new_hybrid_has_its_layers_and_depends_on_the_seed_alone():
+    sizes = replace(SIZES, layers=2, attention_bias=True, local_start=0.5)
+    hybrid = HybridSettings(mixer="hgrn2", pattern="1:1", linear_heads=2, linear_key_dim=4, linear_value_dim=4)
+    first, again, other = (new_hybrid(sizes, hybrid, seed=seed) for seed in (1, 1, 2))
+    assert first.config.layer_types == ["linear_attention", "full_attention"]
+    assert first.model.layers[1].self_attn.q_proj.bias.min().item() == 0.5
+    own, same, others = (model.state_dict() for model in (first, again, other))
+    assert all(torch.equal(own[name], same[name]) for name in own)
+    assert not torch.equal(own["lm_head.weight"], others["lm_head.weight"])
 
 
 def test_a_new_model_has_the_sizes_and_depends_on_the_seed_alone():

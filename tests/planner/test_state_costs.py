@@ -6,7 +6,7 @@ A state has 100 bytes (one head, 5 x 5 numbers of 4 bytes) and every link carrie
 import pytest
 
 from ringattn.planner.cluster import Accelerator, Cluster, Link, Overhead
-from ringattn.planner.states import predict_states, rank_routes
+from ringattn.planner.states import choose_route, predict_states, rank_routes
 from ringattn.schedule.states import StateSizes, Transition, make_state_route, verify_state_route
 from ringattn.sequence.layout import make_layout
 
@@ -46,6 +46,11 @@ def test_all_effects_travel_at_once():
     assert seconds("allgather", ZIGZAG) == pytest.approx(20.8)
 
 
+def test_a_scan_takes_one_exchange_for_each_doubling():
+    # First to the neighbours, 104 bytes from rank 1, then over two ranks, where two states travel.
+    assert seconds("scan") == pytest.approx(10.4 + 10)
+
+
 def test_a_task_takes_the_time_of_its_product_and_of_memory():
     dense = StateSizes(batch=1, heads=1, key_dim=5, value_dim=5, transition=Transition.DENSE)
     # Three of the four ranks take the state on, one after another: 2 x 5 x 25 FLOP; 300 bytes read and written, and 200
@@ -63,12 +68,13 @@ def test_the_simulator_sends_what_the_verifier_counts():
 
 def test_routes_are_ranked_by_their_time_on_the_cluster():
     found = rank_routes(CONTIGUOUS, SIZES, mesh())
-    assert [candidate.route for candidate in found] == ["allgather", "pipeline:slices=4", "pipeline:slices=2", "ring"]
-    assert [candidate.steps for candidate in found] == [1, 6, 4, 3]
+    assert [(candidate.route, candidate.steps) for candidate in found] == [
+        ("allgather", 1), ("pipeline:slices=4", 6), ("scan", 2), ("pipeline:slices=2", 4), ("ring", 3),
+    ]  # fmt: skip
     assert found[0].sent == 300 and found[-1].sent == 100
     # Two hosts behind one slow link: four effects queue on it, and of the ring's states one crosses it.
     ranks = tuple(f"gpu{rank}" for rank in range(4))
     inside = [Link(rank, f"host{number // 2}", 1e9, 1e9) for number, rank in enumerate(ranks)]
     hosts = Cluster("hosts", ranks, ranks, mesh().accelerator, (*inside, Link("host0", "host1", 10.0, 10.0)))
     assert seconds("allgather", cluster=hosts) == pytest.approx(40.8)
-    assert rank_routes(CONTIGUOUS, SIZES, hosts)[0].route == "ring"
+    assert rank_routes(CONTIGUOUS, SIZES, hosts)[0].route == choose_route(CONTIGUOUS, SIZES, hosts) == "ring"

@@ -8,6 +8,7 @@ from ringattn.schedule.states import (
     Advance,
     Carried,
     Carry,
+    Join,
     StateSizes,
     StateStep,
     Transition,
@@ -36,10 +37,10 @@ def test_chunks_that_follow_each_other_on_a_rank_are_one_stretch():
     assert [stretch.rank for stretch in stretches(make_layout("zigzag", 2, 3))] == [0, 1]
 
 
-@pytest.mark.parametrize("route", ["allgather", "ring", "pipeline", "pipeline:slices=1", "pipeline:slices=16"])
+@pytest.mark.parametrize("route", ["allgather", "ring", "scan", "pipeline", "pipeline:slices=16"])
 def test_every_route_is_proven_for_every_layout_of_runs(route):
     for layout in sorted(set(LAYOUTS) - {"striped"}):
-        for world in (1, 2, 3, 8):
+        for world in (1, 2, 3, 5, 8, 16, 33):
             for length in (0, 1, world, 64 * world):
                 holders = tuple(stretch.rank for stretch in stretches(make_layout(layout, length, world)))
                 for order in (holders, holders[::-1]):
@@ -56,6 +57,15 @@ def test_bytes_by_hand():
     gathered = promised_bytes("allgather", 4, contiguous, SIZES, backward=False)
     assert gathered.sent == (3 * STATE, 2 * (STATE + TRANSITION), STATE + TRANSITION, 0)
     assert gathered.received == (0, STATE, 2 * STATE + TRANSITION, 3 * STATE + 2 * TRANSITION)
+
+
+def test_a_scan_takes_as_many_exchanges_as_the_logarithm_of_the_ranks():
+    for world, exchanges in ((2, 1), (3, 2), (4, 2), (5, 3), (9, 4), (64, 6)):
+        steps = make_state_route("scan", world, tuple(range(world))).steps
+        assert sum(bool(step.moves) for step in steps) == exchanges
+    # Of four ranks each sends to the next and to the one behind that: the first two have states by then.
+    sent = promised_bytes("scan", 4, (0, 1, 2, 3), SIZES, backward=False).sent
+    assert sent == (2 * STATE, 2 * STATE + TRANSITION, STATE + TRANSITION, 0)
 
 
 def test_a_state_is_cut_by_heads_and_then_by_columns():
@@ -76,14 +86,17 @@ def test_a_pipeline_has_all_ranks_at_work_at_the_same_time():
 
 def test_the_verifier_names_the_first_fault():
     ring = make_state_route("ring", 3, (0, 1, 2))
-    carry = Carry(0, 2, Carried.STATE, 2, 0)
+    carry = Carry(0, 2, Carried.STATE, 2, 0, 2)
     cases = {
         "rank 2 never has the state that enters stretch 2": ring.steps[:1],
         "step 1: rank 0 sends rank 2 the state of stretch 2, which it does not have": (StateStep((), (carry,)),),
         "step 3: rank 1 sends rank 2 the state of stretch 2, which it has already": (*ring.steps, ring.steps[1]),
         "step 1: rank 1 takes slice 0 past stretch 1, and does not have the state that enters it": ring.steps[1:],
         "step 1: rank 1 takes slice 0 past stretch 0, whose effect it does not have": (
-            StateStep((Advance(1, 0, 0),), ()),
+            StateStep((Advance(1, 0, 0, 0),), ()),
+        ),
+        "step 1: rank 0 joins the effects of stretch 1 and of stretch 2, and does not have both": (
+            StateStep((Join(0, 1, 2, 2),), ()),
         ),
     }
     for said, steps in cases.items():
@@ -92,7 +105,7 @@ def test_the_verifier_names_the_first_fault():
 
 
 def test_names():
-    assert state_routes() == ["allgather", "pipeline", "ring"]
+    assert state_routes() == ["allgather", "pipeline", "ring", "scan"]
     assert parse_state_route("pipeline:slices=7") == ("pipeline", 7)
     for spec, said in {
         "lasp": "unknown state route 'lasp'",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def halo(
         refused = error
     sp.agree_as_set({} if call is None else call.terms, refused)
     assert call is not None
-    edge = x.index_select(1, torch.tensor(call.edge, dtype=torch.int64, device=x.device))
+    edge = x.index_select(1, _index(call.edge, x))
     found: Tensor = _Halo.apply(edge, call)
     return found
 
@@ -165,5 +166,11 @@ def _exchange(
         exchanges.exchange(receives, sends, step=0)
 
 
-def _index(rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=like.device)
+def _index(rows: tuple[int, ...], like: Tensor) -> Tensor:
+    return _index_on(rows, like.device)
+
+
+@lru_cache(maxsize=256)
+def _index_on(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept, since a copy to a GPU would make the host wait for it in every layer."""
+    return torch.tensor(rows, dtype=torch.int64, device=device)

@@ -16,7 +16,9 @@ What travels is as wide as the effects (fp32 or fp64), one contiguous message fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +28,13 @@ from torch.autograd.function import once_differentiable
 
 from ringattn.attention import SequenceParallel
 from ringattn.layers.linear.effect import Effect, apply, compose
+from ringattn.planner.states import choose_route
 from ringattn.schedule.states import (
+    AUTO,
     Advance,
     Carried,
     Carry,
+    Join,
     StateRoute,
     StateSizes,
     Transition,
@@ -47,7 +52,8 @@ def entering_states(effects: Effect, layout: Layout, sp: SequenceParallel, *, ro
 
     effects: of this rank's chunks, `layout.of(sp.rank)`, stacked: transition [chunks, B, H], [chunks, B, H, dk] or
         [chunks, B, H, dk, dk]; addition [chunks, B, H, dk, dv]; fp32 or fp64.
-    route: a name from `ringattn.schedule.states.state_routes()`: `allgather`, `ring`, `pipeline`, `pipeline:slices=8`.
+    route: a name from `ringattn.schedule.states.state_routes()`: `allgather`, `ring`, `scan`, `pipeline`,
+        `pipeline:slices=8`; or `auto`: the planner's choice for `sp`'s cluster.
 
     Returns [chunks, B, H, dk, dv]. A chunk without tokens takes no part: zeros enter it, and its effect is not read.
     Every rank must use what it gets in its loss, since the backward is collective too.
@@ -111,6 +117,9 @@ def _call(effects: Effect, layout: Layout, sp: SequenceParallel, route: str) -> 
     # Before ranks agree, since a rank cannot leave afterwards.
     sp.exchanges("the state", addition.device, backward=False)
     sizes = sizes_of(effects)
+    if route == AUTO:
+        # Nothing travels from one rank to itself.
+        route = choose_route(layout, sizes, sp.planned(addition.device)) if sp.world > 1 else "ring"
     route = fitted_route(route, sizes.heads, sizes.value_dim)
     passed = stretches(layout)
     holders = tuple(stretch.rank for stretch in passed)
@@ -175,42 +184,83 @@ class _Pass:
         self.entering = torch.zeros_like(effects.addition, memory_format=torch.contiguous_format)
         self.entered: set[tuple[int, int]] = set()
         self.states: dict[tuple[int, int], Tensor] = {}
-        self.gathered: dict[int, Effect] = {}
+        # How often each state is still wanted here: it goes once it is not.
+        self.wanted: Counter[tuple[int, int]] = Counter()
+        # Of other ranks' stretches, or of several: by the first and the last.
+        self.found: dict[tuple[int, int], Effect] = {}
         self.pool = call.sp.pool(effects.addition.device)
         self.taken: list[Tensor] = []
 
     def run(self) -> Tensor:
+        self._count()
         for index, step in enumerate(self.route.steps):
             for task in step.tasks:
                 if task.rank == self.rank:
-                    self._advance(task, index)
+                    with self._timed("compute", index):
+                        self._do(task)
             self._exchange(index)
-        for stretch in self.own:
-            for part in range(self.route.slices):
-                if (stretch, part) not in self.entered:
-                    self._pass_through(stretch, part)
+        with self._timed("compute", len(self.route.steps)):
+            for stretch in self.own:
+                for part in range(self.route.slices):
+                    if (stretch, part) not in self.entered:
+                        self._pass_through(stretch, part)
         # What was received is read until here.
         for buffer in self.taken:
             self.pool.give_back(buffer)
         return self.entering
 
-    def _advance(self, task: Advance, index: int) -> None:
-        exchanges = self.exchanges
-        start = exchanges.timeline.now() if exchanges and exchanges.timeline else 0.0
+    @contextmanager
+    def _timed(self, kind: str, index: int) -> Iterator[None]:
+        """An event of the timeline, where one is recorded."""
+        timeline = self.exchanges.timeline if self.exchanges else None
+        start = timeline.now() if timeline else 0.0
+        yield
+        if timeline and self.exchanges:
+            timeline.add(kind, self.exchanges.direction, index, start)
+
+    def _count(self) -> None:
+        passed = {(stretch, part) for stretch in self.own for part in range(self.route.slices)}
+        for step in self.route.steps:
+            for task in step.tasks:
+                if isinstance(task, Advance) and task.rank == self.rank:
+                    self.wanted[task.stretch, task.slice] += 1
+                    if task.last == task.stretch:
+                        passed.discard((task.stretch, task.slice))
+            for move in step.moves:
+                if move.kind is Carried.STATE and move.source == self.rank:
+                    self.wanted[move.stretch, move.slice] += 1
+        # Those of one's own stretches that no task passes through are passed through at the end.
+        self.wanted.update(passed)
+
+    def _state(self, stretch: int, part: int) -> Tensor | None:
+        """The state that enters a stretch; None at the start of the sequence, where it is zero."""
+        key = stretch, part
+        self.wanted[key] -= 1
+        return self.states.get(key) if self.wanted[key] > 0 else self.states.pop(key, None)
+
+    def _do(self, task: Advance | Join) -> None:
+        if isinstance(task, Join):
+            first = self._effect(task.stretch, task.middle - 1)
+            self.found[task.stretch, task.last] = compose(first, self._effect(task.middle, task.last))
+            return
         stretch, part = task.stretch, task.slice
-        if stretch in self.own:
+        if stretch in self.own and stretch == task.last:
             after = self._pass_through(stretch, part)
         else:
-            effect = self.gathered.pop(stretch)
-            after = apply(effect, self.states.pop((stretch, part))) if stretch else effect.addition
-        self.states[stretch + 1, part] = after
-        if exchanges and exchanges.timeline:
-            exchanges.timeline.add("compute", exchanges.direction, index, start)
+            effect, state = self._effect(stretch, task.last), self._state(stretch, part)
+            after = effect.addition if state is None else apply(effect, state)
+        self.states[task.last + 1, part] = after
+
+    def _effect(self, first: int, last: int) -> Effect:
+        if (first, last) not in self.found:
+            assert first == last, "the verifier has proven that a rank has what it uses"
+            self.found[first, last] = self._whole(self.own[first])
+        return self.found[first, last]
 
     def _pass_through(self, stretch: int, part: int) -> Tensor:
         """Take a slice of the state past one's own stretch, and keep what enters each chunk on the way."""
         (top, bottom), (left, right) = self.slices[part]
-        state = self.states.pop((stretch, part), None)
+        state = self._state(stretch, part)
         for chunk in self.own[stretch]:
             effect = Effect(
                 self.effects.transition[chunk, :, top:bottom],
@@ -233,16 +283,17 @@ class _Pass:
         assert self.exchanges is not None, "a world of one rank has no messages"
         sends, receives = {}, {}
         # What goes to several ranks is packed once.
-        packed: dict[tuple[tuple[int, int], ...], Tensor] = {}
-        for (source, target), moves in messages.items():
-            if source == self.rank:
-                what = tuple((move.stretch, move.slice) for move in moves)
-                if what not in packed:
-                    pieces = [piece for move in moves for piece in self._pieces(move)]
-                    packed[what] = torch.cat(pieces, out=self._buffer(moves))
-                sends[target] = packed[what]
-            else:
-                receives[source] = self._buffer(moves)
+        packed: dict[tuple[tuple[Carried, int, int, int], ...], Tensor] = {}
+        with self._timed("post", index):
+            for (source, target), moves in messages.items():
+                if source == self.rank:
+                    what = tuple((move.kind, move.stretch, move.slice, move.last) for move in moves)
+                    if what not in packed:
+                        pieces = [piece for move in moves for piece in self._pieces(move)]
+                        packed[what] = torch.cat(pieces, out=self._buffer(moves))
+                    sends[target] = packed[what]
+                else:
+                    receives[source] = self._buffer(moves)
         self.exchanges.exchange(receives, sends, step=index)
         for source, buffer in receives.items():
             self._take_in(messages[source, self.rank], buffer)
@@ -253,8 +304,10 @@ class _Pass:
 
     def _pieces(self, move: Carry) -> list[Tensor]:
         if move.kind is Carried.STATE:
-            return [self.states[move.stretch, move.slice].reshape(-1)]
-        effect = self._whole(self.own[move.stretch])
+            state = self._state(move.stretch, move.slice)
+            assert state is not None, "zeros do not travel"
+            return [state.reshape(-1)]
+        effect = self._effect(move.stretch, move.last)
         first = [effect.transition.reshape(-1)] if move.stretch else []
         return [*first, effect.addition.reshape(-1)]
 
@@ -282,7 +335,7 @@ class _Pass:
                 shape = (whole[0], bottom - top, whole[2], right - left)
                 self.states[move.stretch, move.slice] = take(shape)
             elif move.stretch:
-                self.gathered[move.stretch] = Effect(take(self.effects.transition.shape[1:]), take(whole))
+                self.found[move.stretch, move.last] = Effect(take(self.effects.transition.shape[1:]), take(whole))
             else:
                 addition = take(whole)
-                self.gathered[0] = Effect(addition.new_ones(whole[:2]), addition)
+                self.found[0, move.last] = Effect(addition.new_ones(whole[:2]), addition)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from ringattn.layers.linear.mixers import mixer_class
 from ringattn.layers.linear.mixers.mixer import MixerSizes
-from ringattn.schedule.states import make_state_route
+from ringattn.schedule.states import check_route
 from ringattn.settings.hybrid import KINDS, layer_kinds
 
 
@@ -155,4 +155,4 @@ class HybridConfig(PreTrainedConfig):
                 "or name these layers full"
             )
         self.mixer_sizes(0)
-        make_state_route(self.state_route, 2, (0, 1))
+        check_route(self.state_route)

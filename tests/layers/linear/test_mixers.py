@@ -62,6 +62,14 @@ def test_packed_documents_are_read_one_by_one(name):
     torch.testing.assert_close(packed, torch.cat(apart, dim=1), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["kda", "hgrn"])
+def test_parts_of_a_long_text_are_the_whole(name, monkeypatch):
+    mixer, hidden, context = make_mixer(name), make_hidden(LENGTH), Context.alone(LENGTH, PACKED)
+    whole = run(mixer, hidden, context)
+    monkeypatch.setattr("ringattn.layers.linear.mixers.mixer._PART", 4)
+    assert_same(run(mixer, hidden, context), whole)
+
+
 @pytest.mark.parametrize("name", [name for name in MIXERS if name != "hgrn"])
 def test_every_gradient_is_the_recurrences(name):
     context = Context.alone(LENGTH, PACKED)

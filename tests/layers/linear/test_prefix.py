@@ -8,12 +8,13 @@ from ranks import RankFailed, refusals, run_ranks
 from ringattn import SequenceParallel, VirtualWorld
 from ringattn.layers.linear.effect import Effect
 from ringattn.layers.linear.prefix import entering_states, sizes_of
+from ringattn.planner.cluster import Accelerator, Cluster, Kernel, Link, Rate
 from ringattn.schedule.states import promised_bytes
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.stretches import stretches
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 4, 5
-ROUTES = ("allgather", "ring", "pipeline:slices=2", "pipeline:slices=5")
+ROUTES = ("allgather", "ring", "scan", "pipeline:slices=2", "pipeline:slices=5")
 KINDS = {"scalar": (), "diagonal": (KEY,), "dense": (KEY, KEY)}
 
 
@@ -131,7 +132,7 @@ def some_call(rank, what):
             "striped",
             "layout 'striped' deals tokens out to the ranks one by one; choose layout contiguous, zigzag or balanced",
         ),
-        ("name", "unknown state route 'rign' (did you mean 'ring'?); there are allgather, pipeline, ring"),
+        ("name", "unknown state route 'rign' (did you mean 'ring'?); there are allgather, pipeline, ring, scan"),
         ("slices", "3 heads and 5 value columns can be cut into 5 slices at most, got 9; name fewer"),
         ("bfloat16", "both float32 or both float64"),
     ],
@@ -159,6 +160,36 @@ def test_a_virtual_world_is_refused():
     effects = Effect(torch.ones(2, 1, 3), torch.ones(2, 1, 3, 4, 5))
     with pytest.raises(ValueError, match="a process group is needed, and this rank lives in a virtual world"):
         entering_states(effects, make_layout("zigzag", 16, 2), sp)
+
+
+def chosen_by_itself(rank):
+    """Four ranks behind a slow switch, and states of 16 x 16: one of the states, and the messages sent."""
+    kernel = Kernel(forward=(Rate(1, 1e10),), backward=(Rate(1, 1e10),))
+    chip = Accelerator(name="core", memory=1e9, memory_bandwidth=1e10, matmul={}, attention={"float32": kernel})
+    ranks = tuple(f"gpu{number}" for number in range(4))
+    links = tuple(Link(rank, "switch", 1e3, 1e3) for rank in ranks)
+    sp = SequenceParallel(timeout=60, cluster=Cluster("slow", ranks, ranks, chip, links))
+    effects = Effect(torch.full((2, 1, 1, 16), 0.5), torch.ones(2, 1, 1, 16, 16))
+    layout = make_layout("contiguous", 64, 4)
+    entering = entering_states(effects, layout, sp, route="auto")
+    assert torch.equal(entering, entering_states(effects, layout, sp, route="ring"))
+    return entering[0, 0, 0, 0, 0].item(), sp.counter.sent_messages
+
+
+def test_a_route_is_chosen_for_the_cluster():
+    # A state of ones that is halved at each chunk: 0, then 1 + 1/2 after two of them, and so on. The ring takes a
+    # message to the next rank, and the pipeline of 16 slices that was chosen 16.
+    found = run_ranks(4, chosen_by_itself, threads=True)
+    assert found == [(0, 17), (1.5, 17), (1.875, 17), (1.96875, 0)]
+
+
+def test_ranks_agree_once_where_the_first_time_is_enough(monkeypatch):
+    for agreement, times in (("every", 2), ("first", 1)):
+        sp, calls = SequenceParallel(agreement=agreement), []
+        monkeypatch.setattr(sp, "agree", lambda terms, refused=None, calls=calls: calls.append(terms))
+        for _ in range(2):
+            entering_states(Effect(torch.ones(2, 1, 3), torch.ones(2, 1, 3, 4, 5)), make_layout("zigzag", 16, 1), sp)
+        assert len(calls) == times
 
 
 def one_leaves(rank):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import check_kernel
 from ringattn.layers.linear.context import Context
+
+# Tokens that a CPU mixes at a time.
+_PART = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +112,15 @@ class Mixer(nn.Module, ABC):
 
         carry: takes the state after the last local token; one process also goes on from what it holds.
         """
-        out, state = self.mix(hidden, context, None if carry is None else carry.state)
+        context.check(hidden)
+        state = None if carry is None else carry.state
+        outs = []
+        for part, own in _parts(hidden, context):
+            out, state = self.mix(part, own, state)
+            outs.append(out)
         if carry is not None:
             carry.state = state
-        return out
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
     def extend(
         self, hidden: Tensor, state: MixerState | None = None, *, position: int = 0, lower_bound: Tensor | None = None
@@ -126,6 +135,17 @@ class Mixer(nn.Module, ABC):
     def by_head(self, x: Tensor) -> Tensor:
         """[B, n, H d] -> [B, n, H, d]."""
         return x.unflatten(-1, (self.sizes.heads, -1))
+
+
+def _parts(hidden: Tensor, context: Context) -> list[tuple[Tensor, Context]]:
+    """The tokens [B, n, D] as they are mixed one part after the other: all at once, but for those of one process on a
+    CPU, whose caches and allocator hold parts of one size at the same cost however many there are."""
+    if context.sp is not None or hidden.device.type != "cpu" or hidden.shape[1] <= _PART:
+        return [(hidden, context)]
+    (run,) = context.runs
+    runs = [run[start : start + _PART] for start in range(0, len(run), _PART)]
+    parts = hidden.split(_PART, dim=1)
+    return [(part, dataclasses.replace(context, runs=(own,))) for part, own in zip(parts, runs, strict=True)]
 
 
 class GatedNorm(nn.Module):
