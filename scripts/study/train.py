@@ -29,6 +29,8 @@ from study.tasks import DEPTHS, HELD_OUT, Text, as_batch, needle, recall, traini
 
 # Little: short runs see nothing twice.
 WEIGHT_DECAY = 0.01
+# Recall comes late and at once, after which little is left to refine: a rate that falls would only put it off.
+FINAL_RATE = 1.0
 # At most so many tokens at once in a test: of long contexts a row at a time.
 TOKENS = 1 << 13
 
@@ -82,9 +84,11 @@ def make_model(effort: Effort, point: Point, vocabulary: int) -> HybridForCausal
 
 
 def fit(model: Any, batch: Callable[[int], tuple[Tensor, Tensor]], effort: Effort, *, steps: int) -> None:
-    """As the trainer updates weights: a warm-up, then a cosine."""
+    """As the trainer updates weights: a warm-up, then a constant rate."""
     model.train()
-    config = OptimizerConfig(name=effort.optimizer, learning_rate=effort.learning_rate, weight_decay=WEIGHT_DECAY)
+    config = OptimizerConfig(
+        name=effort.optimizer, learning_rate=effort.learning_rate, weight_decay=WEIGHT_DECAY, final=FINAL_RATE
+    )
     optimizer = Optimizer(model, config, steps=steps)
     for step in range(steps):
         tokens, labels = batch(step)

@@ -188,7 +188,7 @@ def test_without_a_text_there_is_no_loss(tmp_path):
     assert Effort.of(run.effort.plain()) == run.effort
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_points_are_trained_once(tmp_path, capsys):
     path = tmp_path / "text.txt"
     path.write_text("In the beginning. " * 200)
@@ -217,11 +217,11 @@ def test_points_are_trained_once(tmp_path, capsys):
 
 def test_a_point_that_fails_says_why(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "transformers.py").write_text("raise RuntimeError('no transformers today')")
+    (tmp_path / "torch.py").write_text("raise RuntimeError('no torch today')")
     words = ["--quick", "--text", "none", "--mixers", "gla", "--ratios", "pure", "--out", str(tmp_path / "out")]
     assert command.main(words) == 2
     said = capsys.readouterr().err
-    assert "gla pure could not be trained (exit code 1)" in said and "no transformers today" in said
+    assert "gla pure could not be trained (exit code 1)" in said and "no torch today" in said
 
 
 def _word(value):
