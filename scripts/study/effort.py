@@ -19,8 +19,8 @@ class Effort:
     """Sizes of all models of a study, what they are trained on and for how long.
 
     heads: of attention. linear_heads, key_dim, value_dim: of mixers; HGRN has a state of `hidden` numbers.
-    vocabulary, length, pairs, batch, steps: of training on recall, whose rows have each number of pairs and a needle
-    in turn. power: of the gaps before queries, in training and tests; 0.01, the paper's, has as many within 10 tokens
+    vocabulary, length, pairs, batch, steps: of training on recall, whose rows have each number of pairs in turn, and
+    then as many of `needles`; 0 leaves needles out, of the tests too. power: of the gaps before queries, in training and tests; 0.01, the paper's, has as many within 10 tokens
     as within 10 to 100, 1 is uniform. lengths: contexts of the tests. samples: of each figure. text: `kjv`, a path, or
     `none`; its three numbers are of training on it.
     """
@@ -36,6 +36,7 @@ class Effort:
     lengths: tuple[int, ...] = (64, 128, 256)
     pairs: tuple[int, ...] = (2, 4, 8, 16)
     power: float = 0.01
+    needles: int = 1
     batch: int = 32
     steps: int = 2000
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -50,7 +51,7 @@ class Effort:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "seed" else 1
+            least = 0 if field.name in ("seed", "needles") else 1
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or any(isinstance(one, int) and one < least for one in numbers):
                 raise ValueError(f"--{field.name.replace('_', '-')} is at least {least}, got {_shown(value) or 'none'}")

@@ -28,8 +28,9 @@ def draw_study(run: Run, found: Sequence[Found], path: Path) -> None:
     panels: list[tuple[str, Callable[[Found], float | None]]] = [
         (f"Recall, all of {', '.join(map(str, sorted(run.effort.pairs)))} pairs", lambda one: one.score("recall")),
         (f"Recall, {most} pairs", lambda one: one.score("recall", lambda figure: figure.place == most)),
-        ("Needles", lambda one: one.score("needle")),
     ]
+    if run.effort.needles:
+        panels.append(("Needles", lambda one: one.score("needle")))
     if any(one.text_loss is not None for one in found):
         panels.append(("Language loss, nats a byte", lambda one: one.text_loss))
     figure = Figure(figsize=(3.6 * len(panels), 4.2), dpi=110, layout="constrained")
@@ -40,7 +41,7 @@ def draw_study(run: Run, found: Sequence[Found], path: Path) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
     drawn = figure.subplots(1, len(panels), squeeze=False)[0]
     for number, (axes, (name, value)) in enumerate(zip(drawn, panels)):
-        _panel(axes, found, name, value, share=not name.startswith("Language"), ticks=number in (0, 3))
+        _panel(axes, found, name, value, share=not name.startswith("Language"), ticks=number == 0)
     drawn[0].legend(frameon=False, fontsize=8)
     figure.savefig(path)
 

@@ -60,10 +60,10 @@ def as_batch(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
 
 
 def training_batch(effort: Effort, cases: Sequence[Case], step: int) -> tuple[Tensor, Tensor]:
-    """Rows of all numbers of pairs and of needles in turn."""
+    """Rows of all numbers of pairs in turn, then of needles."""
     samples = []
     for number in range(step * effort.batch, (step + 1) * effort.batch):
-        kind = number % (len(cases) + 1)
+        kind = number % (len(cases) + effort.needles)
         samples.append(
             cases[kind].make(number) if kind < len(cases) else needle(effort, effort.length, None, effort.seed, number)
         )

@@ -106,7 +106,7 @@ def test(model: Any, effort: Effort) -> list[Figure]:
     for case in recall(effort, effort.lengths, seed):
         samples = [case.make(number) for number in range(effort.samples)]
         figures.append(_figure(model, "recall", case.place, samples))
-    for length in effort.lengths:
+    for length in effort.lengths if effort.needles else ():
         for depth in DEPTHS:
             samples = [needle(effort, length, depth, seed, number) for number in range(effort.samples)]
             figures.append(_figure(model, "needle", depth, samples))
