@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ringattn.data.progress import Progress
-from study.effort import MIXERS, QUICK, RATIOS, Effort, Point, points_of
+from study.effort import MIXERS, QUICK, QUICK_MIXERS, QUICK_RATIOS, RATIOS, Effort, Point, points_of
 from study.record import Run, read_run
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -38,12 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="study.py", description="Recall and language loss of hybrids, by ratio.")
-    parser.add_argument("--mixers", default=",".join(MIXERS), help="with commas between; default %(default)s")
-    parser.add_argument(
-        "--ratios", default=",".join(RATIOS), help="of linear to full layers, pure or full; default %(default)s"
-    )
+    parser.add_argument("--mixers", help=f"with commas between; default {','.join(MIXERS)}")
+    parser.add_argument("--ratios", help=f"of linear to full layers, pure or full; default {','.join(RATIOS)}")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder, which is filled up; default %(default)s")
-    parser.add_argument("--quick", action="store_true", help="small enough for minutes, too small to learn anything")
+    parser.add_argument("--quick", action="store_true", help="two mixers at three ratios in minutes: too little to learn")
     parser.add_argument("--report", action="store_true", help="train nothing: report what the folder has")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="points at once, one core each; default: all")
     sizes = parser.add_argument_group("sizes")
@@ -63,8 +61,8 @@ def _numbers(words: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words.split(",") if word)
 
 
-def _names(words: str) -> list[str]:
-    return [word.strip() for word in words.split(",") if word.strip()]
+def _names(words: str | None, default: Sequence[str]) -> Sequence[str]:
+    return default if words is None else [word.strip() for word in words.split(",") if word.strip()]
 
 
 def _trained(options: argparse.Namespace) -> Run:
@@ -72,7 +70,8 @@ def _trained(options: argparse.Namespace) -> Run:
     effort = dataclasses.replace(
         QUICK if options.quick else Effort(), **{name: value for name, value in given.items() if value is not None}
     )
-    points = points_of(_names(options.mixers), _names(options.ratios), effort.layers)
+    mixers, ratios = (QUICK_MIXERS, QUICK_RATIOS) if options.quick else (MIXERS, RATIOS)
+    points = points_of(_names(options.mixers, mixers), _names(options.ratios, ratios), effort.layers)
     if options.jobs < 1:
         raise ValueError(f"--jobs is how many points are trained at once, at least 1, got {options.jobs}")
     if effort.text != "none":

@@ -20,9 +20,9 @@ class Effort:
 
     heads: of attention. linear_heads, key_dim, value_dim: of mixers; HGRN has a state of `hidden` numbers.
     vocabulary, length, pairs, batch, steps: of training on recall, whose rows have each number of pairs in turn, and
-    then as many of `needles`; 0 leaves needles out, of the tests too. power: of the gaps before queries, in training and tests; 0.01, the paper's, has as many within 10 tokens
-    as within 10 to 100, 1 is uniform. lengths: contexts of the tests. samples: of each figure. text: `kjv`, a path, or
-    `none`; its three numbers are of training on it.
+    then as many of `needles`; 0 leaves needles out, of the tests too. power: of the gaps before queries, in training
+    and tests; 1 is uniform, 0.01, the paper's, has as many within 10 tokens as within 10 to 100. lengths: contexts of
+    the tests. samples: of each figure. text: `kjv`, a path, or `none`; its three numbers are of training on it.
     """
 
     layers: int = 8
@@ -35,7 +35,7 @@ class Effort:
     length: int = 64
     lengths: tuple[int, ...] = (64, 128, 256)
     pairs: tuple[int, ...] = (2, 4, 8, 16)
-    power: float = 0.01
+    power: float = 1.0
     needles: int = 1
     batch: int = 32
     steps: int = 2000
@@ -99,7 +99,10 @@ class Effort:
 
 
 # A look at the whole way within minutes; its figures say nothing.
+QUICK_MIXERS = ("gated_deltanet", "hgrn2")
+QUICK_RATIOS = (PURE, "3:1", FULL)
 QUICK = Effort(
+    layers=4,
     hidden=32,
     length=32,
     lengths=(32, 64),
