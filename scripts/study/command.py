@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mixers", help=f"with commas between; default {','.join(MIXERS)}")
     parser.add_argument("--ratios", help=f"of linear to full layers, pure or full; default {','.join(RATIOS)}")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder, which is filled up; default %(default)s")
-    parser.add_argument("--quick", action="store_true", help="two mixers at three ratios in minutes: too little to learn")
+    parser.add_argument("--quick", action="store_true", help="two mixers, three ratios, too few steps to learn")
     parser.add_argument("--report", action="store_true", help="train nothing: report what the folder has")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="points at once, one core each; default: all")
     sizes = parser.add_argument_group("sizes")
