@@ -1,0 +1,1 @@
+"""The study of hybrids, repeated small; `scripts/study.py` is its command."""
