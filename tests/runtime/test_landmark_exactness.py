@@ -142,7 +142,7 @@ def anything(draw):
         "length": length,
         "block": draw(st.integers(1, 12)),
         "documents": (0, *cuts, length) if draw(st.booleans()) else None,
-        "heads": draw(st.sampled_from([(4, 4), (4, 2), (3, 1)])),
+        "heads": draw(st.sampled_from([(4, 4), (4, 2), (6, 2)])),
     }
 
 
