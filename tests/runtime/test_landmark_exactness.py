@@ -49,12 +49,13 @@ def poisoned_buffers(monkeypatch):
     monkeypatch.setattr(BufferPool, "take", take_poisoned)
 
 
-def problem(length, block, documents, heads, *, dtype=torch.float64, batch=1, dim=8, sinks=None):
+def problem(length, block, documents, heads, *, dtype=torch.float64, batch=1, dim=8):
     """query, key, value, the gradient of out, and what attention and its gradients are in fp64."""
-    torch.manual_seed(0)
-    query = torch.randn(batch, length, heads[0], dim, dtype=torch.float64)
-    key, value = (torch.randn(batch, length, heads[1], dim, dtype=torch.float64) for _ in range(2))
-    grad = torch.randn_like(query).to(dtype)
+    # Of its own, for ranks that are threads share the default one.
+    random = torch.Generator().manual_seed(0)
+    shapes = [(batch, length, count, dim) for count in (heads[0], heads[1], heads[1], heads[0])]
+    query, key, value, grad = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes)
+    grad = grad.to(dtype)
     tensors = [x.to(dtype).requires_grad_() for x in (query, key, value)]
     exact = [x.detach().double().requires_grad_() for x in tensors]
     out = landmark_attention(*exact, block=block, documents=documents)
@@ -141,7 +142,7 @@ def anything(draw):
         "length": length,
         "block": draw(st.integers(1, 12)),
         "documents": (0, *cuts, length) if draw(st.booleans()) else None,
-        "heads": draw(st.sampled_from([(4, 4), (4, 2), (3, 1)])),
+        "heads": draw(st.sampled_from([(4, 4), (4, 2), (6, 2)])),
     }
 
 
