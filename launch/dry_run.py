@@ -33,6 +33,7 @@ def describe(config: RunConfig) -> str:
         f"memory on the fullest rank at its fullest moment, the {memory.moment} (the program itself, about 0.5 GiB, "
         "not counted):\n" + table(["part", "MiB"], [[name, f"{size / 2**20:,.1f}"] for name, size in memory.parts()]),
         *_of_hybrids(config),
+        *(["the estimate leaves out the teacher"] if config.distill.teacher is not None else []),
         *commands(config, Path(config.run.folder), digest(text)),
     ]
     return "\n\n".join(sections)

@@ -40,6 +40,7 @@ from ringattn.layers.linear.mixers.lightning import Lightning
 from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, Norm
 
 SHORTEST = 64
+# Chosen on two layers of SmolLM2-135M and 256 tokens: of 1, 0.3 and 0.1 the one that starts below an error of 1.
 _AVERAGED = 0.1
 _OPEN_SILU = 1.2784645427610738  # silu of it is 1
 _OPEN_SIGMOID = 3.0
