@@ -21,7 +21,7 @@ def told(run: Run, found: Sequence[Found]) -> str:
         f"({run.hardware}): {effort.steps:,} steps of {effort.batch} x {effort.length} tokens of recall"
         + ("" if effort.text == "none" else f", {effort.text_steps:,} of {effort.text_batch} x {effort.text_length} ")
         + ("" if effort.text == "none" else "bytes of text")
-        + (f"; {missing} more are not trained yet" if missing else "")
+        + (f"; not trained yet: {missing}" if missing else "")
     )
     parts = [about, _models(run, found)]
     if len(effort.lengths) > 1:
@@ -89,8 +89,8 @@ def as_json(run: Run, found: Sequence[Found]) -> str:
 def _models(run: Run, found: Sequence[Found]) -> str:
     effort = run.effort
     pairs = sorted(effort.pairs)
-    header = ["mixer", "ratio", "full layers", "weights", *[f"{n} pairs" for n in pairs], "needle", "recall"]
-    header += ["language loss", "seconds"]
+    header = ["mixer", "ratio", "full layers", "weights", *[f"{n} pairs" for n in pairs], "recall"]
+    header += [*(["needle"] if effort.needles else []), "language loss", "seconds"]
     rows = []
     for one in _sorted(found):
         at = [one.score("recall", lambda figure, n=n: figure.place == n) for n in pairs]  # type: ignore[misc]
@@ -101,8 +101,8 @@ def _models(run: Run, found: Sequence[Found]) -> str:
                 f"{one.full_layers} of {len(one.kinds)}",
                 f"{one.parameters:,}",
                 *map(_percent, at),
-                _percent(one.score("needle")),
                 _percent(recall(one)),
+                *([_percent(one.score("needle"))] if effort.needles else []),
                 "-" if one.text_loss is None else f"{one.text_loss:.3f}",
                 f"{one.seconds:,.0f}",
             ]
@@ -112,13 +112,14 @@ def _models(run: Run, found: Sequence[Found]) -> str:
 
 
 def _lengths(run: Run, found: Sequence[Found]) -> str:
+    tasks = ("recall", "needle") if run.effort.needles else ("recall",)
     header = ["mixer", "ratio"]
-    header += [f"{task} {length:,}" for task in ("recall", "needle") for length in run.effort.lengths]
+    header += [f"{task} {length:,}" for task in tasks for length in run.effort.lengths]
     rows = []
     for one in _sorted(found):
         at = [
             one.score(task, lambda figure, n=length: figure.length == n)  # type: ignore[misc]
-            for task in ("recall", "needle")
+            for task in tasks
             for length in run.effort.lengths
         ]
         rows.append([one.point.mixer or "attention", one.point.ratio, *map(_percent, at)])

@@ -153,9 +153,9 @@ def test_the_report_of_a_folder(tmp_path, capsys):
     assert read_run(tmp_path).found()[0] == MADE_UP[0]
     assert command.main(["--report", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "more are not trained yet" in shown
+    assert "not trained yet: " in shown
     rows = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "hgrn2 pure 0 of 2 1,000 50 % 30 % 50 % 40 % 2.000 12" in rows
+    assert "hgrn2 pure 0 of 2 1,000 50 % 30 % 40 % 50 % 2.000 12" in rows
     assert "gla 1:1 60 % 60 % 70 % 70 %" in rows, "by length"
     assert json.loads((tmp_path / "results.json").read_text())["recall_by_ratio"]["full"] == pytest.approx(0.95)
     assert (tmp_path / "report.md").read_text() in shown
