@@ -11,16 +11,7 @@ out=${1:-runs/smollm2-16k}
 mkdir -p "$out"
 
 # A book that is never trained on.
-[ -f "$out/bible.txt" ] || python - "$out/bible.txt" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from ringattn.data.text import king_james
-from ringattn.evaluation.text import book_of
-
-text = king_james()
-Path(sys.argv[1]).write_text(text.replace(book_of(text, "Genesis"), ""), encoding="utf-8")
-PYTHON
+[ -f "$out/bible.txt" ] || python scripts/bible_without.py Genesis "$out/bible.txt"
 
 # Base of the rotary angles x 4: the best of the scalings without training at twice the length.
 ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$out/bible.txt" \

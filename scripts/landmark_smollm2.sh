@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# SmolLM2-135M made a landmark model and fine-tuned on documents of a few hundred tokens: passages of the King James Bible
+# without Genesis, and pass keys hidden in such passages and in noise. Then pass keys in texts far longer than any of them,
+# read with k retrieved blocks, beside the original model; and perplexity on Genesis by k, beside a window of equal cost.
+#
+#   scripts/landmark_smollm2.sh [FOLDER]    runs/landmark-smollm2 unless given; the same line again goes on where it stopped
+#
+# By environment: STEPS (500) of 8 sequences of LENGTH (768) tokens, LENGTHS (2k,8k,32k) and SAMPLES (10, at each of 5
+# depths) of the pass keys, BOOK_LENGTH (16k) of the perplexity.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-runs/landmark-smollm2}
+mkdir -p "$out"
+
+[ -f "$out/train.jsonl" ] || {
+    python scripts/passkey_documents.py "$out/aside.jsonl" --leave-out Genesis --documents 6000 --characters 900:2600
+    mv "$out/aside.jsonl" "$out/train.jsonl"
+}
+
+# A run that is through has its picture: nothing is done again.
+[ -f "$out/run/run.png" ] ||
+    ringattn train experiment=landmark_smollm2 data.path="$out/train.jsonl" data.packing=documents \
+        run.folder="$out/run" resume=auto checkpoint.every=25 \
+        trainer.steps="${STEPS:-500}" trainer.sequence_length="${LENGTH:-768}" trainer.evaluate_sequences=8 \
+        launcher.processes=2 mesh.sequence_parallel=1 trainer.accumulation=4
+
+evaluate() { # TASK FOLDER LENGTHS [settings of ringattn eval]
+    local task=$1 folder=$2 lengths=$3
+    shift 3
+    [ -f "$out/$folder/result.json" ] ||
+        ringattn eval "$@" tasks="$task" lengths="$lengths" name="$folder" data.book=Genesis windows=1 \
+            depths=5 samples="${SAMPLES:-10}" processes=2 out="$out/$folder"
+}
+tuned="$out/run/checkpoints/latest"
+evaluate passkey landmark-passkey "${LENGTHS:-2k,8k,32k}" model.path="$tuned" retrieval.k=4 retrieval.keep=cpu
+for k in 2 4 8; do
+    evaluate perplexity "perplexity-k$k" "${BOOK_LENGTH:-16k}" model.path="$tuned" retrieval.k=$k retrieval.keep=cpu
+done
+evaluate passkey original-passkey "${LENGTHS:-2k,8k,32k}" model=smollm2_135m
