@@ -1,6 +1,6 @@
 """The King James Bible without one of its books, which an evaluation reads and no training has seen.
 
-    python scripts/bible_without.py Genesis OUT.txt
+python scripts/bible_without.py Genesis OUT.txt
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""`SequenceParallel`, the object a user holds, and the autograd function behind its `attention`."""
+"""`SequenceParallel`, the object a user holds."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,37 +11,32 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ringattn.attention.function import Attention
+from ringattn.attention.problem import problem_of
+from ringattn.attention.schedules import name_of, prove, value_of
+from ringattn.attention.terms import terms_of, words
 from ringattn.kernels import check_kernel_name, choose_kernel, explain_kernels
-from ringattn.kernels.kernel import Request, sum_dtype
+from ringattn.kernels.kernel import Request
 from ringattn.planner.choose import AUTO, choose, cluster_for
 from ringattn.planner.cluster import Cluster
 from ringattn.runtime.agreement import Terms, agree
-from ringattn.runtime.arguments import Options, check_tensors
+from ringattn.runtime.arguments import Options
 from ringattn.runtime.call import (
     Call,
-    backward_inputs,
-    finish_backward,
-    finish_forward,
-    forward_inputs,
-    sink_gradient,
 )
 from ringattn.runtime.collect import gather_rows
 from ringattn.runtime.counter import Counter
 from ringattn.runtime.exchange import Exchanges
 from ringattn.runtime.executor import Executor
 from ringattn.runtime.groups import make_groups
-from ringattn.runtime.kept import Keeping, Kept, keep, replay
+from ringattn.runtime.kept import Keeping, Kept, replay
 from ringattn.runtime.plan import Plan, Problem
 from ringattn.runtime.pool import BufferPool
 from ringattn.runtime.timeline import Timeline
 from ringattn.runtime.transport import ProcessGroupTransport, Transport, VirtualTransport
-from ringattn.schedule import make_schedule, parse
-from ringattn.schedule.traffic import Tensors
-from ringattn.schedule.value import Schedule, Shape
-from ringattn.schedule.verify import verify
-from ringattn.sequence.blocks import visible_blocks
+from ringattn.schedule import parse
+from ringattn.schedule.value import Schedule
 from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
 from ringattn.sequence.mask import Mask
 
@@ -215,7 +208,7 @@ class SequenceParallel:
             self.check_shard("x", x.shape[dim], layout)
             return x
         problem = _refusal(self.check_shard, "x", x.shape[dim], layout)
-        terms = {"unshard of": f"{_words(x, dim)} along dim {dim}, {length} tokens", "layout": layout.name}
+        terms = {"unshard of": f"{words(x, dim)} along dim {dim}, {length} tokens", "layout": layout.name}
         self.agree(terms, problem)
         return gather_rows(x, dim, layout, self._groups)
 
@@ -272,7 +265,7 @@ class SequenceParallel:
         )  # fmt: skip
         kept = replay(self._keeping, query)
         if kept is not None:
-            return _Attention.apply(query, key, value, sinks, self, kept[0], kept[1:])
+            return Attention.apply(query, key, value, sinks, self, kept[0], kept[1:])
         call: Call | None = None
         refused: ValueError | None = None
         try:
@@ -283,10 +276,10 @@ class SequenceParallel:
             refused = error
         if self._groups is not None and (call is None or not call.agreed or self.agreement == "every"):
             # Before anything is posted: messages that do not fit each other end the process inside the transport.
-            self.agree({} if call is None else self._terms(call, sinks), refused)
+            self.agree({} if call is None else terms_of(call, sinks), refused)
         assert call is not None
         call.agreed = True
-        return _Attention.apply(query, key, value, sinks, self, call, None)
+        return Attention.apply(query, key, value, sinks, self, call, None)
 
     def kernels(
         self,
@@ -327,7 +320,7 @@ class SequenceParallel:
             return None
         if isinstance(self.transport, VirtualTransport):
             raise ValueError(f"{what}: a process group is needed, and this rank lives in a virtual world")
-        self._check_device(what, device)
+        self.check_device(what, device)
         return Exchanges(
             self.transport,
             self.counter,
@@ -379,7 +372,7 @@ class SequenceParallel:
 
     def call(self, query: Tensor, key: Tensor, value: Tensor, options: Options, *, sinks: Tensor | None = None) -> Call:
         """The compiled call that `attention` would make. Not collective."""
-        problem = self._problem(query, key, value, options, sinks)
+        problem = problem_of(self, query, key, value, options, sinks)
         name = (problem, query.device)
         call = self._calls.get(name)
         if call is None:
@@ -389,64 +382,16 @@ class SequenceParallel:
             self._calls.popitem(last=False)
         return call
 
-    def _problem(self, query: Tensor, key: Tensor, value: Tensor, options: Options, sinks: Tensor | None) -> Problem:
-        mask, layout, softcap = options.mask(), options.layout, options.softcap
-        length, key_length = options.length, options.key_length
-        check_tensors(query, key, value, sinks)
-        self._check_device("query", query.device)
-        if softcap is not None and softcap <= 0:
-            raise ValueError(f"softcap must be above 0, got {softcap}; pass softcap=None for none")
-        if softcap is not None and mask.landmark_block is not None:
-            raise ValueError(
-                f"landmark attention has no softcap, got landmark_block {mask.landmark_block} with softcap {softcap}; "
-                "leave one of them out"
-            )
-        rows, columns = query.shape[1], key.shape[1]
-        if length is None:
-            length = mask.documents[-1] if mask.documents else rows * self.world
-        if key_length is None:
-            if mask.key_documents:
-                key_length = mask.key_documents[-1]
-            else:
-                key_length = length if rows == columns else columns * self.world
-        mask.check(length, key_length)
-        if layout is not None and layout.world != self.world:
-            raise ValueError(f"the layout is for {layout.world} ranks, but the group has {self.world}")
-        if layout is not None and layout.length == length:
-            of_queries = layout.fit(mask.blocks)
-        else:
-            # A shard is made before the call, so of a call's mask the layout takes only what shards must know too.
-            of_queries = self.layout(length, mask if mask.landmark_block is not None else None)
-        of_keys = of_queries
-        if key_length != length:
-            of_keys = layout if layout is not None and layout.length == key_length else self._key_layout(key_length)
-        self.check_shard("query", rows, of_queries)
-        self.check_shard("key", columns, of_keys)
-        return Problem(
-            of_queries,
-            of_keys,
-            mask,
-            Tensors(
-                query.shape[0],
-                query.shape[2],
-                key.shape[2],
-                query.shape[3],
-                query.dtype.itemsize,
-                sum_dtype(query.dtype).itemsize,
-            ),
-            query.dtype,
-            1 / math.sqrt(query.shape[3]) if options.scale is None else float(options.scale),
-            None if softcap is None else float(softcap),
-        )
-
-    def _check_device(self, what: str, device: torch.device) -> None:
+    def check_device(self, what: str, device: torch.device) -> None:
+        """Raise ValueError where the process group does not work on `device`; `what` is there."""
         if self._groups is not None and device.type != self._groups.device.type:
             raise ValueError(
                 f"{what} is on {device}, but the process group works on {self._groups.device.type}; "
                 "move the tensors, or make the group with the backend of their device"
             )
 
-    def _key_layout(self, length: int) -> Layout:
+    def key_layout(self, length: int) -> Layout:
+        """The layout of keys that are not as many as the queries."""
         name = self._layout.name if isinstance(self._layout, Layout) else self._layout
         return make_layout(name, length, self.world)
 
@@ -470,15 +415,15 @@ class SequenceParallel:
             self._choose(problem, query, backward=bool(backward)) if spec == AUTO else spec
             for backward, spec in enumerate((self.schedule, self.backward))
         ]
-        forward, backward = (self._value(spec, problem) for spec in specs)
+        forward, backward = (value_of(spec, problem) for spec in specs)
         call = Call(problem, forward, backward, kernel, self.rank, query.device)
-        call.names = (_name(specs[0]), _name(specs[1]))
+        call.names = (name_of(specs[0]), name_of(specs[1]))
         for value, plan, mine in (
             (self.schedule, "forward_plan", forward),
             (self.backward, "backward_plan", backward),
         ):
             if isinstance(value, Schedule) or self.world <= _VERIFIED_WORLD:
-                self._prove(mine, problem, backward=plan == "backward_plan")
+                prove(mine, problem, backward=plan == "backward_plan")
         return call
 
     def planned(self, device: torch.device) -> Cluster:
@@ -512,48 +457,6 @@ class SequenceParallel:
             )  # fmt: skip
         return chosen
 
-    def _prove(self, schedule: Schedule, problem: Problem, *, backward: bool) -> None:
-        factor = schedule.chunks_per_rank // problem.query_layout.chunks_per_rank
-        layouts = problem.query_layout.refine(factor), problem.key_layout.refine(factor)
-        verify(schedule, visible_blocks(problem.mask, *layouts), backward=backward)
-
-    def _value(self, spec: str | Schedule, problem: Problem) -> Schedule:
-        chunks = math.lcm(problem.query_layout.chunks_per_rank, problem.key_layout.chunks_per_rank)
-        heads = problem.tensors.query_heads
-        if isinstance(spec, str):
-            return make_schedule(spec, Shape(self.world, heads, problem.tensors.key_heads, chunks))
-        if spec.chunks_per_rank % chunks:
-            raise ValueError(
-                f"schedule {spec.name!r} has {spec.chunks_per_rank} chunks a rank, which must be a multiple of the "
-                f"layout's {chunks}; build it with Shape(chunks_per_rank={chunks})"
-            )
-        if spec.heads[-1][1] != heads:
-            raise ValueError(
-                f"schedule {spec.name!r} is for {spec.heads[-1][1]} query heads, but query has {heads}; "
-                f"build it with Shape(query_heads={heads})"
-            )
-        return spec
-
-    def _terms(self, call: Call, sinks: Tensor | None) -> Terms:
-        """What all ranks must say alike, in words that an error can show."""
-        if not call.terms:
-            problem, sizes = call.problem, call.problem.tensors
-            call.terms = {
-                "the schedule": call.names[0],
-                "the backward's schedule": call.names[1],
-                "the layout": f"{problem.query_layout.name} {_digits(problem.query_layout.chunks)}",
-                "the mask": f"{problem.mask.describe()} {_digits(problem.mask)}",
-                "the number of queries": str(problem.query_layout.length),
-                "the number of keys": str(problem.key_layout.length),
-                "the batch size": str(sizes.batch),
-                "the heads and head size": f"{sizes.query_heads} over {sizes.key_heads}, {sizes.head_dim}",
-                "the dtype": str(problem.dtype).removeprefix("torch."),
-                "scale": str(problem.scale),
-                "softcap": str(problem.softcap),
-                "the kernel": call.kernel.name,
-            }
-        return {**call.terms, "sinks": "none" if sinks is None else "given"}
-
     def _run(self, plan: Plan, call: Call, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         executor = Executor(
             plan,
@@ -570,41 +473,6 @@ class SequenceParallel:
         return executor.results
 
 
-class _Attention(torch.autograd.Function):
-    """Attention's forward and backward under the schedules of a `Call`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        sinks: Tensor | None,
-        sp: SequenceParallel,
-        call: Call,
-        kept: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        if kept is not None:
-            out, lse = kept
-        else:
-            results = sp._run(call.forward_plan, call, forward_inputs(query, key, value))
-            out, lse = finish_forward(results, sinks, query.dtype)
-            keep(sp._keeping, call, out, lse)
-        ctx.save_for_backward(query, key, value, sinks, out, lse)
-        ctx.sp, ctx.call = sp, call
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, sinks, out, lse = ctx.saved_tensors
-        inputs = backward_inputs(grad_out, query, key, value, out, lse)
-        results = ctx.sp._run(ctx.call.backward_plan, ctx.call, inputs)
-        grad_query, grad_key, grad_value = finish_backward(results, query.dtype)
-        grad_sinks = None if sinks is None else sink_gradient(sinks, lse, inputs["delta"])
-        return grad_query, grad_key, grad_value, grad_sinks, None, None, None
-
-
 def _catch_up() -> None:
     torch.cuda.current_stream().synchronize()
 
@@ -615,17 +483,3 @@ def _refusal(check: Any, *arguments: Any) -> ValueError | None:
     except ValueError as error:
         return error
     return None
-
-
-def _name(spec: str | Schedule) -> str:
-    return spec if isinstance(spec, str) else f"{spec.name} {spec.digest()[:12]}"
-
-
-def _words(x: Tensor, dim: int) -> str:
-    shape = ["*" if d == dim else str(size) for d, size in enumerate(x.shape)]
-    return f"[{', '.join(shape)}] {str(x.dtype).removeprefix('torch.')}"
-
-
-def _digits(value: object) -> str:
-    """A few digits that differ where two values do, for those that are too long to show."""
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
