@@ -6,6 +6,7 @@ Each field's metadata says what it means (`setting`). A wrong key suggests the r
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -70,10 +71,11 @@ def value_of(text: str) -> Any:
 
 
 def rows(cls: type) -> list[tuple[str, str, str]]:
-    """(name, default, meaning) of each field that says what it means."""
+    """(name, default, meaning) of each field that says what it means; those of its own before inherited ones."""
+    own = inspect.get_annotations(cls)
     return [
         (item.name, yaml.safe_dump(item.default).split("\n")[0], item.metadata["meaning"])
-        for item in dataclasses.fields(cls)
+        for item in sorted(dataclasses.fields(cls), key=lambda item: item.name not in own)
         if "meaning" in item.metadata
     ]
 
@@ -82,3 +84,16 @@ def aligned(found: Sequence[tuple[str, str, str]]) -> str:
     """Rows as the text of a help."""
     wide = [max(len(row[column]) for row in found) for column in (0, 1)]
     return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in found)
+
+
+def join(found: dict[str, Any], world: int | None, *, name: str) -> None:
+    """Where a launcher has started `world` ranks, `launcher.processes` is their number; nothing where it has not.
+
+    Raises:
+        ValueError: another number was written, under the short `name`.
+    """
+    if world is None:
+        return
+    given = found.setdefault("launcher", {}).setdefault("processes", world)
+    if given != world:
+        raise ValueError(f"{name}={given} is for starting them here, but {world} are started already: leave it out.")

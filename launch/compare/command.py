@@ -47,9 +47,8 @@ def run(arguments: Sequence[str]) -> int:
         from ringattn.launch.workers import joined_command
 
         return take_part(arguments, joined_command("compare", arguments))
-    states = asks_for_states(arguments)
-    config = read_states(arguments) if states else read(arguments)
-    cluster_of(config, attention=not states)
+    config = read_states(arguments) if asks_for_states(arguments) else read(arguments)
+    cluster_of(config)
     folder = folder_of(config)
     from ringattn.launch.workers import start_module
 

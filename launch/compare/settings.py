@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, TypeVar
 
-from ringattn.launch.words import aligned, mapping, rows, setting
+from ringattn.launch.words import aligned, join, mapping, rows, setting
 
 from ringattn.planner.choose import AUTO
 from ringattn.planner.cluster import Cluster
@@ -33,9 +33,35 @@ _ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 _SHORT_FORMS = {"ranks": "launcher.processes"}
 
+Kind = TypeVar("Kind", bound="Comparing")
+
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class Comparing:
+    """What every comparison says of how often it runs, where, and what it predicts for."""
+
+    repeats: int = setting(5, "timed rounds; medians want 3 or more")
+    warmup: int = setting(1, "rounds before them")
+    recorded: int = setting(3, "rounds after them with timelines, of which the middle one is shown")
+    seed: int = setting(0, "of the input")
+    cluster: str | None = setting("auto", f"for predictions: a name or a file; auto: {OWN_CLUSTER}; null: none")
+    nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
+    folder: str | None = setting(None, "where to write; null: runs/compare-DATE-TIME")
+    timeout: float = setting(300.0, "seconds after which a rank that does not answer is given up")
+    launcher: WorkersConfig = field(default_factory=WorkersConfig)
+
+    @property
+    def ranks(self) -> int:
+        return self.launcher.processes
+
+    @property
+    def attends_in(self) -> str | None:
+        """The dtype of attention, for which a cluster needs a rate; None where none is computed."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Comparing):
     """What to run, on what input, how often, and what to write."""
 
     schedules: str = setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
@@ -51,20 +77,11 @@ class CompareConfig:
     window: int | None = setting(None, "how many keys a query sees at most, its own included")
     documents: str | None = setting(None, "cumulative lengths of packed documents: 0,500,2048")
     kernel: str = setting("auto", "of attention on one rank; see `ringattn doctor`")
-    repeats: int = setting(5, "timed rounds; medians want 3 or more")
-    warmup: int = setting(1, "rounds before them")
-    recorded: int = setting(3, "rounds after them with timelines, of which the middle one is shown")
     error: bool | None = setting(None, f"errors against fp64; null: up to {ERROR_LENGTH:,} tokens")
-    seed: int = setting(0, "of the input")
-    cluster: str | None = setting("auto", f"for predictions: a name or a file; auto: {OWN_CLUSTER}; null: none")
-    nodes: int | None = setting(None, "hosts of that cluster, instead of its file's number")
-    folder: str | None = setting(None, "where to write; null: runs/compare-DATE-TIME")
-    timeout: float = setting(300.0, "seconds after which a rank that does not answer is given up")
-    launcher: WorkersConfig = field(default_factory=WorkersConfig)
 
     @property
-    def ranks(self) -> int:
-        return self.launcher.processes
+    def attends_in(self) -> str:
+        return self.dtype
 
     @property
     def mask(self) -> Mask:
@@ -94,14 +111,16 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
     Raises:
         ValueError: an unknown key or value, with a suggestion; a rule that the values break.
     """
-    found = mapping(CompareConfig, words, command="ringattn compare", short_forms=_SHORT_FORMS)
-    if world is not None:
-        given = found.setdefault("launcher", {}).setdefault("processes", world)
-        if given != world:
-            raise ValueError(f"ranks={given} is for starting them here, but {world} are started already: leave it out")
-    config = build(CompareConfig, found)
+    config = read_as(CompareConfig, words, world=world)
     _check(config)
     return config
+
+
+def read_as(kind: type[Kind], words: Sequence[str], *, world: int | None) -> Kind:
+    """The configuration of a kind of comparison that words make; its own rules are yet to be checked."""
+    found = mapping(kind, words, command="ringattn compare", short_forms=_SHORT_FORMS)
+    join(found, world, name="ranks")
+    return build(kind, found)
 
 
 def split_schedules(words: str) -> list[str]:
@@ -121,14 +140,7 @@ def split_schedules(words: str) -> list[str]:
 
 def _check(config: CompareConfig) -> None:
     """The rules that one setting's type cannot state."""
-    for name in ("length", "batch", "query_heads", "key_heads", "head_dim", "repeats", "warmup", "recorded", "timeout"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}: write for example {name}=1.")
-    if config.ranks < 2:
-        raise ValueError(
-            f"schedules are compared over two ranks or more, since one alone sends nothing, got {config.ranks}: write "
-            "ranks=2, or let torchrun start more."
-        )
+    check_sizes(config, ("length", "batch", "query_heads", "key_heads", "head_dim"), what="schedules")
     if config.length < config.ranks:
         raise ValueError(
             f"each rank needs a token at least, got length={config.length} for {config.ranks} ranks: write for example "
@@ -150,26 +162,19 @@ def _check(config: CompareConfig) -> None:
             parse(spec.partition(":")[0])
 
 
-class Placed(Protocol):
-    """What any comparison says of where it runs and writes."""
-
-    @property
-    def folder(self) -> str | None: ...
-
-    @property
-    def cluster(self) -> str | None: ...
-
-    @property
-    def nodes(self) -> int | None: ...
-
-    @property
-    def ranks(self) -> int: ...
-
-    @property
-    def dtype(self) -> str: ...
+def check_sizes(config: Comparing, sizes: Sequence[str], *, what: str) -> None:
+    """The rules of numbers that every comparison has, and of its own `sizes`; ValueError where one is broken."""
+    for name in (*sizes, "repeats", "warmup", "recorded", "timeout"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}: write for example {name}=1.")
+    if config.ranks < 2:
+        raise ValueError(
+            f"{what} are compared over two ranks or more, since one alone sends nothing, got {config.ranks}: write "
+            "ranks=2, or let torchrun start more."
+        )
 
 
-def folder_of(config: Placed, *, now: float | None = None) -> Path:
+def folder_of(config: Comparing, *, now: float | None = None) -> Path:
     """Where to write; not there yet.
 
     Raises:
@@ -186,8 +191,8 @@ def folder_of(config: Placed, *, now: float | None = None) -> Path:
     return folder
 
 
-def cluster_of(config: Placed, *, attention: bool = True) -> tuple[Cluster | None, str]:
-    """The cluster to predict for, if any, and in words which one, or why none. attention: it needs a rate for that.
+def cluster_of(config: Comparing) -> tuple[Cluster | None, str]:
+    """The cluster to predict for, if any, and in words which one, or why none.
 
     Raises:
         ValueError: one that was asked for is not there, has fewer ranks or no rate for the dtype.
@@ -202,8 +207,8 @@ def cluster_of(config: Placed, *, attention: bool = True) -> tuple[Cluster | Non
                 f"cluster {cluster.name!r} has {cluster.world} ranks, but {config.ranks} are compared: describe more "
                 "hosts, or use fewer ranks"
             )
-        if attention:
-            kernel_for(cluster.accelerator, config.dtype)
+        if config.attends_in is not None:
+            kernel_for(cluster.accelerator, config.attends_in)
     except ValueError as error:
         if config.cluster != "auto":
             raise

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from ringattn.launch.compare.about import Place, commit, hardware, host_names, place, versions
-from ringattn.launch.compare.settings import CompareConfig, cluster_of, folder_of
-from ringattn.launch.compare.state_settings import StateConfig
+from ringattn.launch.compare.settings import Comparing, cluster_of, folder_of
 from ringattn.launch.device import choose_device, shared_threads
 from ringattn.launch.rank import together
 
@@ -28,8 +27,6 @@ from ringattn.report.comparison_table import comparison_table
 
 # Where a rank is, and what it found out.
 FromRank = tuple[Place, dict[str, RankResult]]
-
-Config: TypeAlias = CompareConfig | StateConfig
 
 
 class Stage(NamedTuple):
@@ -56,16 +53,15 @@ class Began:
         return cls(os.getloadavg()[0], started)
 
 
-def prepare(config: Config) -> Stage:
+def prepare(config: Comparing) -> Stage:
     """Collective.
 
     Raises:
         Refused: on every rank, where the folder, the cluster or a device do not serve on one.
     """
     rank = dist.get_rank()
-    attention = isinstance(config, CompareConfig)
     folder, (cluster, about_cluster) = together(
-        lambda: (folder_of(config), cluster_of(config, attention=attention)) if rank == 0 else (None, (None, ""))
+        lambda: (folder_of(config), cluster_of(config)) if rank == 0 else (None, (None, ""))
     )
     device = together(lambda: choose_device(config.launcher.device))
     if device.type == "cpu":
@@ -76,7 +72,7 @@ def prepare(config: Config) -> Stage:
     return Stage(folder, cluster, about_cluster, device, described[0])
 
 
-def make_ranks(config: Config, stage: Stage, *, kernel: str = "auto") -> SequenceParallel:
+def make_ranks(config: Comparing, stage: Stage, *, kernel: str = "auto") -> SequenceParallel:
     """What all candidates share: the process groups, and what `auto` plans for."""
     group = None
     if stage.device.type == "cuda":
@@ -102,7 +98,7 @@ def gather(found: dict[str, RankResult]) -> list[FromRank] | None:
 
 
 def setup(
-    config: Config,
+    config: Comparing,
     stage: Stage,
     places: Sequence[Place],
     began: Began,

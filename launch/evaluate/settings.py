@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ringattn.launch.evaluate.harness import check_installed
 from ringattn.launch.plan import shipped_path
-from ringattn.launch.words import aligned, mapping, rows
+from ringattn.launch.words import aligned, join, mapping, rows
 
 from ringattn.evaluation.result import Evaluation
 from ringattn.models.source import locate
@@ -42,12 +42,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
         ValueError: an unknown key or value, with a suggestion; a rule that the values break.
     """
     found = mapping(EvaluationConfig, words, command="ringattn eval", short_forms=_SHORT_FORMS)
-    if world is not None:
-        given = found.setdefault("launcher", {}).setdefault("processes", world)
-        if given != world:
-            raise ValueError(
-                f"processes={given} is for starting them here, but {world} are started already: leave it out."
-            )
+    join(found, world, name="processes")
     config = build(EvaluationConfig, found)
     check(config)
     # Whatever the model is named by, each rank reads a folder.

@@ -31,23 +31,7 @@ def new_llama(architecture: Architecture, *, seed: int) -> PreTrainedModel:
     whose gradient says little, and the first hundred steps learn no more than which token follows which.
     """
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=architecture.vocabulary,
-            hidden_size=architecture.hidden_size,
-            intermediate_size=architecture.intermediate_size,
-            num_hidden_layers=architecture.layers,
-            num_attention_heads=architecture.heads,
-            num_key_value_heads=architecture.key_value_heads,
-            head_dim=architecture.head_dim,
-            max_position_embeddings=architecture.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
-            tie_word_embeddings=architecture.tie_embeddings,
-            attention_bias=architecture.attention_bias,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    model = LlamaForCausalLM(LlamaConfig(**_sizes(architecture)))
     _start_local(model, architecture)
     return model
 
@@ -61,13 +45,7 @@ def new_hybrid(architecture: Architecture, hybrid: HybridSettings, *, seed: int)
     torch.manual_seed(seed)
     model = HybridForCausalLM(
         HybridConfig(
-            vocab_size=architecture.vocabulary,
-            hidden_size=architecture.hidden_size,
-            intermediate_size=architecture.intermediate_size,
-            num_hidden_layers=architecture.layers,
-            num_attention_heads=architecture.heads,
-            num_key_value_heads=architecture.key_value_heads,
-            head_dim=architecture.head_dim,
+            **_sizes(architecture),
             mixer=hybrid.mixer,
             pattern=hybrid.listed_pattern(),
             linear_heads=hybrid.linear_heads,
@@ -77,16 +55,29 @@ def new_hybrid(architecture: Architecture, hybrid: HybridSettings, *, seed: int)
             state_route=hybrid.state_route,
             sliding_window=hybrid.sliding_window,
             rope_layers=hybrid.listed_rope_layers(),
-            rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
-            max_position_embeddings=architecture.max_positions,
-            attention_bias=architecture.attention_bias,
-            tie_word_embeddings=architecture.tie_embeddings,
-            bos_token_id=0,
-            eos_token_id=0,
         )
     )
     _start_local(model, architecture)
     return model
+
+
+def _sizes(architecture: Architecture) -> dict[str, Any]:
+    """The settings that a LLaMA's configuration and a hybrid's share."""
+    return {
+        "vocab_size": architecture.vocabulary,
+        "hidden_size": architecture.hidden_size,
+        "intermediate_size": architecture.intermediate_size,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.heads,
+        "num_key_value_heads": architecture.key_value_heads,
+        "head_dim": architecture.head_dim,
+        "max_position_embeddings": architecture.max_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+        "tie_word_embeddings": architecture.tie_embeddings,
+        "attention_bias": architecture.attention_bias,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
 
 
 def _start_local(model: Any, architecture: Architecture) -> None:
