@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -238,14 +240,18 @@ def _nowhere(position: Position) -> None:
 @contextmanager
 def _released_here() -> Iterator[None]:
     """gloo's thread may hold a reduced tensor a moment longer than the caller, and would then free it where the
-    profiler does not look: wait until it has let go."""
+    profiler does not look: wait until it has let go, of the tensor and then of its Python object, which torch holds
+    while more than one has the tensor."""
     reduce = dist.all_reduce
 
+    def holders(tensor: torch.Tensor) -> tuple[int, int]:
+        return tensor._use_count(), sys.getrefcount(tensor)  # type: ignore[attr-defined]
+
     def reduce_and_wait(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        holders = tensor._use_count()  # type: ignore[attr-defined]
+        before = holders(tensor)
         work = reduce(tensor, *args, **kwargs)
-        while tensor._use_count() > holders:  # type: ignore[attr-defined]
-            pass
+        while holders(tensor) != before:
+            time.sleep(0)
         return work
 
     dist.all_reduce = reduce_and_wait
