@@ -34,6 +34,9 @@ evaluate() { # TASK FOLDER LENGTHS [settings of ringattn eval]
 tuned="$out/run/checkpoints/latest"
 evaluate passkey landmark-passkey "${LENGTHS:-2k,8k,32k}" model.path="$tuned" retrieval.k=4 retrieval.keep=cpu
 for k in 2 4 8; do
-    evaluate perplexity "perplexity-k$k" "${BOOK_LENGTH:-16k}" model.path="$tuned" retrieval.k=$k retrieval.keep=cpu
+    for search in recent exact; do
+        evaluate perplexity "perplexity-$search-k$k" "${BOOK_LENGTH:-16k}" model.path="$tuned" retrieval.k=$k \
+            retrieval.keep=cpu retrieval.search=$search
+    done
 done
 evaluate passkey original-passkey "${LENGTHS:-2k,8k,32k}" model=smollm2_135m

@@ -33,7 +33,11 @@ class RetrievalConfig:
     )
     keep: Literal["device", "cpu", "file"] = _setting("device", "where keys and values of past blocks wait")
     folder: str | None = _setting(None, "of the files, with keep=file")
-    search: str = _setting("exact", "exact, faiss, or faiss:FACTORY with an index of it that needs no training")
+    search: str = _setting(
+        "exact",
+        "exact; recent, which takes the k last blocks unsearched (a sliding window of the same cost, to compare with); "
+        "faiss, or faiss:FACTORY with an index of it that needs no training",
+    )
 
 
 def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None:
@@ -55,9 +59,9 @@ def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None
             f"{'name a folder' if config.keep == 'file' else f'leave the folder out, or write {name}.keep=file'}."
         )
     kind, _, factory = config.search.partition(":")
-    if kind not in ("exact", "faiss") or (kind == "exact" and config.search != "exact"):
+    if kind not in ("exact", "recent", "faiss") or (kind != "faiss" and config.search != kind):
         raise ValueError(
-            f"{name}.search is exact, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
+            f"{name}.search is exact, recent, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
         )
     if config.search.endswith(":") and not factory:
         raise ValueError(

@@ -77,8 +77,9 @@ def test_text_in_one_piece_or_token_by_token_is_the_same(settings):
     assert error(read(landmark_model(), [1] * LENGTH, **settings), whole) < 1e-10
 
 
-def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int) -> Tensor:
-    """Sections 3.2 and 3.4 for each head of the first layer, written out: key and value before positions, [S, D]."""
+def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, search: str) -> Tensor:
+    """Sections 3.2 and 3.4 for each head of the first layer, written out: key and value before positions, [S, D]. With
+    search=recent the k last blocks stand for the best ones."""
     half = query.shape[-1] // 2
     theta = 1.0 / 10000.0 ** (torch.arange(half).float() / half)
 
@@ -98,7 +99,8 @@ def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int) -> Tensor
         for t in range(past):
             slot = max(0, t - past + k + 1)
             scores[t] = float(q @ turned(key[t * STRIDE + BLOCK], slot * STRIDE + BLOCK)), t
-        chosen = sorted(sorted(scores, key=lambda t: (round(scores[t][0], 4), t))[-k:])
+        order = (lambda t: (round(scores[t][0], 4), t)) if search == "exact" else None
+        chosen = sorted(sorted(scores, key=order)[-k:])
         logits, values = [], []
         for j in range(own * STRIDE, i + 1):
             if j % STRIDE != BLOCK:
@@ -117,8 +119,9 @@ def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int) -> Tensor
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("search", ["exact", "recent"])
 @pytest.mark.parametrize("k", [1, 3])
-def test_retrieval_is_the_paper_s(k):
+def test_retrieval_is_the_paper_s(k, search):
     model = landmark_model()
     layer, seen = model.model.layers[0].self_attn, {}
 
@@ -130,7 +133,7 @@ def test_retrieval_is_the_paper_s(k):
 
     hooks = [layer.register_forward_hook(keep, with_kwargs=True), layer.o_proj.register_forward_pre_hook(keep_out)]
     try:
-        read(model, [LENGTH], k=k)
+        read(model, [LENGTH], k=k, search=search)
     finally:
         for hook in hooks:
             hook.remove()
@@ -138,7 +141,7 @@ def test_retrieval_is_the_paper_s(k):
     with torch.no_grad():
         query, key, value = (f(states).view(len(states), -1, 8) for f in (layer.q_proj, layer.k_proj, layer.v_proj))
     for head in range(4):
-        expected = of_the_paper(query[:, head], key[:, head // 2], value[:, head // 2], k=k)
+        expected = of_the_paper(query[:, head], key[:, head // 2], value[:, head // 2], k=k, search=search)
         assert error(out.view(len(states), 4, 8)[:, head], expected) < 1e-5, head
 
 
@@ -171,6 +174,7 @@ def parallel_read(rank: int, settings: dict[str, Any], folder: str | None) -> tu
         (2, {"k": 2}),
         (3, {"k": 1, "positions": "plain", "keep": "file"}),
         (2, {"k": 3, "kind": "head", "keep": "cpu"}),
+        (3, {"k": 2, "search": "recent"}),
         (2, {"k": 100, "kind": "token"}),
     ],
 )
@@ -258,7 +262,8 @@ def test_a_folder_that_can_t_be_written_is_said_before_anything_is_read(tmp_path
         ({"keep": "disk"}, "retrieval.keep is one of device, cpu, file, got 'disk'"),
         ({"keep": "file"}, "keep=file writes into retrieval.folder, .*: name a folder"),
         ({"folder": "x"}, "write retrieval.keep=file"),
-        ({"search": "annoy"}, "exact, faiss or faiss:FACTORY, got 'annoy'"),
+        ({"search": "annoy"}, "exact, recent, faiss or faiss:FACTORY, got 'annoy'"),
+        ({"search": "recent:3"}, "exact, recent, faiss or faiss:FACTORY, got 'recent:3'"),
         ({"search": "faiss:IVF100,Flat"}, "needs no training, got faiss:IVF100,Flat|needs the package faiss"),
         ({"search": "faiss", "kind": "head"}, "goes with retrieval.kind=token_and_head, got kind=head"),
     ],

@@ -50,7 +50,7 @@ class LandmarkMemory:
         # Tokens of a window, landmarks counted.
         self.window = window_blocks(config, self.block) * self.stride
         self.slots = Slots(config, self.block)
-        if config.search != "exact":
+        if config.search.startswith("faiss"):
             # Here, and not in the middle of a text.
             check_search(config)
         self._home = _home(config, self.rank, model.device)

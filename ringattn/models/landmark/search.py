@@ -86,6 +86,13 @@ class Searcher:
         return found.mul_(scale).view(batch, heads, rows, -1)
 
 
+class Recent(Searcher):
+    """The k last blocks whatever the query: a sliding window that costs what retrieval costs, to compare it with."""
+
+    def choose(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
+        return torch.arange(max(0, blocks - self.config.k), blocks, device=query.device).expand(len(query), 1, 1, -1)
+
+
 def ranked(score: Tensor, numbers: Tensor) -> Tensor:
     """Scores [..., c] of blocks `numbers` (int64 [..., c]) as int64 that order like them; of blocks that score alike,
     the later one is better.
@@ -121,6 +128,8 @@ def make_searcher(
     """The searcher that the settings name. ValueError where faiss is named and can't serve."""
     if config.search == "exact":
         return Searcher(config, blocks, slots, sp=sp, stride=stride)
+    if config.search == "recent":
+        return Recent(config, blocks, slots, sp=sp, stride=stride)
     from ringattn.models.landmark.faiss_search import FaissSearcher
 
     return FaissSearcher(config, blocks, slots, sp=sp, stride=stride, rotate=rotate)
