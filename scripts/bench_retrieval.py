@@ -4,9 +4,9 @@
     python scripts/bench_retrieval.py --contexts 4096,32768 --search exact,faiss:HNSW32 --keep cpu,file
 
 One process and one thread; times are processor time of a token, the least of `--rounds` runs of `--new` tokens. Both
-models have the same random weights, of SmolLM2-135M's width (9 query heads of 64 over 3) with fewer layers. The landmark
-model has read all its context. Full attention, which would take hours to read it, finds a cache of random keys and
-values: a token costs the same whatever they say.
+models have the same random weights, of SmolLM2-135M's width (9 query heads of 64 over 3) with fewer layers. The
+landmark model has read all its context. Full attention, which would take hours to read it, finds a cache of random keys
+and values: a token costs the same whatever they say.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, search: s
         for t in range(past):
             slot = max(0, t - past + k + 1)
             scores[t] = float(q @ turned(key[t * STRIDE + BLOCK], slot * STRIDE + BLOCK)), t
-        order = (lambda t: (round(scores[t][0], 4), t)) if search == "exact" else None
-        chosen = sorted(sorted(scores, key=order)[-k:])
+        best = sorted((round(score, 4), t) for score, t in scores.values())
+        chosen = sorted(t for _, t in best[-k:]) if search == "exact" else sorted(scores)[-k:]
         logits, values = [], []
         for j in range(own * STRIDE, i + 1):
             if j % STRIDE != BLOCK:
