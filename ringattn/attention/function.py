@@ -39,8 +39,10 @@ class Attention(torch.autograd.Function):
         if kept is not None:
             out, lse = kept
         else:
-            results = sp._run(call.forward_plan, call, forward_inputs(query, key, value))
-            out, lse = finish_forward(results, sinks, query.dtype)
+            # A forward, unlike a backward, runs under its caller's autocast, which would round sums that kernels widened.
+            with torch.autocast(query.device.type, enabled=False):
+                results = sp._run(call.forward_plan, call, forward_inputs(query, key, value))
+                out, lse = finish_forward(results, sinks, query.dtype)
             keep(sp._keeping, call, out, lse)
         ctx.save_for_backward(query, key, value, sinks, out, lse)
         ctx.sp, ctx.call = sp, call

@@ -39,8 +39,9 @@ class Cut:
         return self.sp.layout(length, Mask(documents=documents, landmark_block=self.landmark_block))
 
     def last_place(self, position: int) -> int:
-        """Where, in a document with landmarks, the token stands that is at `position` without them."""
-        return position if self.landmark_block is None else position + position // self.landmark_block
+        """The last place, in a document with landmarks, of the token that is at `position` without them and the
+        landmark behind it."""
+        return position if self.landmark_block is None else position + (position + 1) // self.landmark_block
 
     def positions(self, length: int, documents: Bounds = None) -> Tensor:
         """int64 [n]: the global position of each of this rank's tokens."""

@@ -105,6 +105,13 @@ class LandmarkMemory:
         query: [B, Hq, n, D]; key, value: [B, Hkv, n, D], without positions, the same on every rank. Returns
         [B, n, Hq, D]. Collective where the memory is shared.
         """
+        # Sums are kept wide: autocast would round what meets them.
+        with torch.autocast(query.device.type, enabled=False):
+            return self._attend(module, query, key, value, scale=scale)
+
+    # Inside.
+
+    def _attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) -> Tensor:
         layer = self._layer(module, key)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         first = self.place - self.start
@@ -122,8 +129,6 @@ class LandmarkMemory:
             for part, part_lse in self._retrieve(layer, turned, rotate, scale):
                 merge_(out, lse, part, part_lse)
         return out.transpose(1, 2).to(query.dtype)
-
-    # Inside.
 
     def _retrieve(self, layer: _Layer, query: Tensor, rotate: Rotation, scale: float) -> list[tuple[Tensor, Tensor]]:
         """(out, lse) of every rank over the blocks that it holds among the chosen ones."""
@@ -174,10 +179,12 @@ class LandmarkMemory:
 
     def _rotation(self, module: nn.Module) -> Rotation:
         apply = sys.modules[type(module).__module__].apply_rotary_pos_emb
+        # Not the memory itself: a searcher keeps the function, and a cycle would keep the memory and its files.
+        angles = self._decoder.rotary_emb
 
         def rotate(x: Tensor, places: Tensor) -> Tensor:
             """x [B, H, n, D] at places, int64 [B or 1, n]."""
-            cos, sin = self._decoder.rotary_emb(x, places)
+            cos, sin = angles(x, places)
             turned: Tensor = apply(x, x[:, :1], cos, sin)[0]
             return turned
 
