@@ -22,7 +22,7 @@ from ringattn.settings.evaluation import (
     TextConfig,
     check,
 )
-from ringattn.settings.launcher import LauncherConfig
+from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.parallel import ScheduleConfig
 from ringattn.settings.retrieval import RetrievalConfig, check_model_serves
 from ringattn.settings.typed import build
@@ -68,7 +68,7 @@ def read_other(config: EvaluationConfig) -> Evaluation | None:
 
 def help_text() -> str:
     """The settings with their meanings and defaults."""
-    scheduled, started = ScheduleConfig(), LauncherConfig()
+    scheduled, started = ScheduleConfig(), WorkersConfig()
     found = [
         ("model.path", "", "the model: a checkpoint folder, a GGUF file, a hub name; or model=smollm2_135m"),
         ("model.rope_scaling", "null", "stretch its positions first: yarn:16384, see docs/models.md"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ringattn.settings.launcher import LauncherConfig, check_launcher
+from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import lengths_of
 from ringattn.settings.model import ModelConfig, check_model
 from ringattn.settings.parallel import ScheduleConfig
@@ -88,7 +88,7 @@ class EvaluationConfig:
     recall: RecallConfig = field(default_factory=RecallConfig)
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    launcher: WorkersConfig = field(default_factory=WorkersConfig)
     # Of a landmark model: random access in place of attention over the whole sequence.
     retrieval: RetrievalConfig | None = None
 
@@ -143,12 +143,16 @@ def check(config: EvaluationConfig) -> None:
     if config.model.path is None or config.model.architecture is not None:
         raise ValueError("an evaluation reads a model that was trained: write model.path=FOLDER, a checkpoint folder.")
     check_model(config.model)
-    check_launcher(config.launcher)
+    positive({"processes": config.launcher.processes, "threads": config.launcher.threads})
     numbers = ("windows", "depths", "samples", "chunk", "batch_tokens")
     positive({name: getattr(config, name) for name in numbers} | {"schedule.timeout": config.schedule.timeout})
     positive({f"ruler.{name}": getattr(config.ruler, name) for name in ("needles", "hops", "common")})
     positive({"recall.power": config.recall.power, "harness.limit": config.harness.limit})
     not_negative({"seed": config.seed})
+    if config.schedule.backward is not None:
+        raise ValueError(
+            f"an evaluation runs no backward, got schedule.backward={config.schedule.backward}: leave it out."
+        )
     if config.retrieval is not None:
         check_retrieval(config.retrieval)
     _ = config.task_names, config.ruler_names, config.token_lengths, config.pair_numbers
