@@ -18,9 +18,7 @@ import yaml
 from ringattn.models.source import locate
 from ringattn.planner.architecture import architecture_of, read_config
 from ringattn.planner.choose import AUTO, cluster_for
-from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
-from ringattn.sequence.layout import make_layout
 from ringattn.settings.distill import check_teacher
 from ringattn.settings.hosts import read_hostfile
 from ringattn.settings.launcher import num_ranks
@@ -193,9 +191,6 @@ def _teacher(word: str) -> Path:
 def _check_against_machine(config: RunConfig, *, world: int) -> None:
     """Names and folders that only this machine can confirm."""
     named = {config.schedule.name, config.schedule.backward or config.schedule.name}
-    for name in named - {AUTO}:
-        parse_schedule(name)
-    make_layout(config.schedule.layout, 0, 1)
     _, degree = mesh_shape(world, config.mesh.sequence_parallel)
     if config.schedule.cluster is not None or (AUTO in named and config.launcher.device == "cpu"):
         cluster_for(config.schedule.cluster, "cpu", degree)

