@@ -118,6 +118,15 @@ def test_a_path_chooses_its_variant():
         (["schedule=tokenrng"], "unknown schedule 'tokenrng' (did you mean 'tokenring'?)"),
         (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
         (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
+        (["adapter.rank=8"], "adapter.rank is a setting of adapter=lora, and none of these is chosen"),
+        (
+            ["model.hybrid.pattern=pure"],
+            "model.hybrid.pattern is a setting of model=hybrid_1b3, model=hybrid_340m, model=hybrid_demo, and none",
+        ),
+        (
+            ["model.path=a", "model.architecture.layers=3"],
+            "model.architecture.layers is a setting of model=hybrid_1b3, ",
+        ),
         (["launcher.processes=3", "mesh.sequence_parallel=2"], "got 3 ranks and a degree of 2"),
         (["model.path=/none"], "model.path must be a Hugging Face checkpoint folder on this machine"),
         (["data=file"], "the setting data.path is required and has no value: write data.path=..."),
