@@ -36,8 +36,15 @@ IMPLIED = {
     "distill.teacher": {"distill": "logits"},
 }
 
-# Words of their own that stand for a setting.
-SHORT = {"resume": "run.resume", "launcher.submit": "launcher.slurm.submit"}
+# Words of their own that stand for a setting. Other commands take the plain names of how ranks start too.
+SHORT = {
+    "resume": "run.resume",
+    "layout": "schedule.layout",
+    "processes": "launcher.processes",
+    "threads": "launcher.threads",
+    "device": "launcher.device",
+    "launcher.submit": "launcher.slurm.submit",
+}
 
 # Settings whose value may hold commas, which Hydra takes for a choice between several.
 LISTS = ("launcher.hosts",)

@@ -29,12 +29,21 @@ Settings, their defaults and meanings:
 """
 
 COMMAND = "ringattn generate"
-_SHORT_FORMS = {"model.path": "model", "model.rope_scaling": "rope_scaling"}
+_SHORT_FORMS = {
+    "model.path": "model",
+    "model.rope_scaling": "rope_scaling",
+    "schedule.name": "schedule",
+    "schedule.layout": "layout",
+    "schedule.timeout": "timeout",
+    "launcher.processes": "processes",
+    "launcher.threads": "threads",
+    "launcher.device": "device",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What is asked. `model.path` and `model.rope_scaling` are other names for `model` and `rope_scaling`."""
+    """What is asked. The names that training uses, `model.path` and `schedule.name` among them, will do as well."""
 
     model: str | None = setting(None, "model.path: a folder, a GGUF file or a name on the hub; or a shipped model")
     rope_scaling: str | None = setting(None, "model.rope_scaling: yarn:16384 ..., beyond the model's positions")

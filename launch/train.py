@@ -29,7 +29,8 @@ Settings (setting=value):
 {settings}
 
 Short forms: data.path=PATH (text, .jsonl, .parquet, a datasets folder, tokens; a file, a folder or a 'glob*'),
-model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name), resume=auto (go on in run.folder).
+model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name), resume=auto (go on in run.folder),
+schedule=NAME, layout=NAME, processes=N, threads=N and device=cpu (as every command takes them).
 """
 
 

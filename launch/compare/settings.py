@@ -21,6 +21,7 @@ from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.layout import make_layout
 from ringattn.sequence.mask import Mask
 from ringattn.settings.launcher import WorkersConfig
+from ringattn.settings.lengths import Tokens
 from ringattn.settings.parallel import check_kernel
 from ringattn.settings.typed import build
 
@@ -32,7 +33,12 @@ OWN_CLUSTER = "this_machine"
 
 _ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
-_SHORT_FORMS = {"ranks": "launcher.processes"}
+_SHORT_FORMS = {
+    "ranks": "launcher.processes",
+    "processes": "launcher.processes",
+    "threads": "launcher.threads",
+    "device": "launcher.device",
+}
 
 Kind = TypeVar("Kind", bound="Comparing")
 
@@ -68,7 +74,7 @@ class CompareConfig(Comparing):
     schedules: str = setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
     backward: str = setting("same", "the schedule of every backward; same: each schedule's own")
     layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
-    length: int = setting(2048, "tokens of the whole sequence")
+    length: Tokens = setting(2048, "tokens of the whole sequence: 8192, 8k")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     query_heads: int = setting(8, "query heads")
     key_heads: int = setting(2, "key and value heads, of which the query heads are a multiple")
@@ -221,7 +227,10 @@ def cluster_of(config: Comparing) -> tuple[Cluster | None, str]:
 
 def help_text() -> str:
     """The settings with their meanings and defaults."""
-    found = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun"), *rows(CompareConfig)]
+    found = [
+        ("ranks", "2", "or processes=: ranks to start on this machine; leave it out under torchrun"),
+        *rows(CompareConfig),
+    ]
     found.append(("launcher.device", WorkersConfig().device, "auto, cpu or cuda"))
     found.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
     return aligned(found)

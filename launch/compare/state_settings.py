@@ -13,6 +13,7 @@ from ringattn.planner.states import MIXER_TRANSITIONS
 from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
 from ringattn.sequence.stretches import stretches
+from ringattn.settings.lengths import Tokens
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 
@@ -24,7 +25,8 @@ class StateConfig(Comparing):
     mixer: str = setting("gated_deltanet", f"whose transitions travel: {', '.join(sorted(MIXER_TRANSITIONS))}")
     routes: str = setting("all", "names with commas between: allgather,ring,pipeline:slices=8; or all")
     layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous or zigzag")
-    length: int = setting(2048, "tokens of the whole sequence; what travels does not depend on it")
+    # What travels does not depend on it.
+    length: Tokens = setting(2048, "tokens of the whole sequence")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     heads: int = setting(8, "heads; of hgrn the channels, with key_dim=1 value_dim=1")
     key_dim: int = setting(64, "rows of a head's state")

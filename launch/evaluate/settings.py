@@ -14,6 +14,7 @@ from ringattn.evaluation.result import Evaluation
 from ringattn.models.source import locate
 from ringattn.planner.architecture import read_config
 from ringattn.report import evaluation_json
+from ringattn.sequence.layout import LAYOUTS
 from ringattn.settings.evaluation import (
     EvaluationConfig,
     HarnessConfig,
@@ -29,6 +30,8 @@ from ringattn.settings.typed import build
 
 _SHORT_FORMS = {
     "model": "model.path",
+    "schedule": "schedule.name",
+    "layout": "schedule.layout",
     "processes": "launcher.processes",
     "device": "launcher.device",
     "threads": "launcher.threads",
@@ -84,8 +87,8 @@ def help_text() -> str:
     ):
         found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
     found += [
-        ("schedule.name", scheduled.name, "the schedule of attention; see `ringattn schedules`"),
-        ("schedule.layout", scheduled.layout, "how the sequence is cut: balanced, contiguous, striped or zigzag"),
+        ("schedule.name", scheduled.name, "or schedule=: of attention; see `ringattn schedules`"),
+        ("schedule.layout", scheduled.layout, f"or layout=: how the sequence is cut: {', '.join(LAYOUTS)}"),
         ("schedule.kernel", scheduled.kernel, "of attention on one rank; see `ringattn doctor`"),
         ("schedule.timeout", str(scheduled.timeout), "seconds after which a rank that does not answer is given up"),
         ("processes", str(started.processes), "ranks to start on this machine; leave it out under torchrun"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ringattn.settings.lengths import Tokens
 from ringattn.settings.rules import not_negative, positive
 
 
@@ -19,7 +20,7 @@ class TrainerConfig:
     """
 
     steps: int = 100
-    sequence_length: int = 8192
+    sequence_length: Tokens = 8192
     accumulation: int = 1
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"

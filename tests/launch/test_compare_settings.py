@@ -23,8 +23,9 @@ def test_words_are_read_as_yaml_reads_them():
     config = read(["ranks=4", "length=100", "window=null", "causal=false", "documents=0,40,100", "dtype=bfloat16"])
     assert (config.ranks, config.length, config.dtype) == (4, 100, "bfloat16")
     assert config.mask == Mask(causal=False, documents=(0, 40, 100))
+    assert read(["length=8k"]).length == 8192
     assert read(["documents=[0,40,2048]"]).documents == "0,40,2048"
-    assert read(["launcher.processes=3"]).ranks == 3
+    assert read(["launcher.processes=3"]).ranks == read(["processes=3"]).ranks == 3
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ MISTAKES = [
     (["query_heads=3"], "query_heads must be a multiple of key_heads, got 3 and 2: write for example key_heads=3."),
     (["dtype=fp32"], "dtype must be one of float32, float64, bfloat16, float16, got 'fp32'. Did you mean 'float32'?"),
     (["repeats=0"], "repeats must be above 0, got 0"),
-    (["length=many"], "length must be a whole number, got 'many'"),
+    (["length=many"], "length must be a number of tokens from 1 on, got 'many': write length=131072, 128k or 1M."),
     (["layout=zig"], "unknown layout 'zig' (did you mean 'zigzag'?)"),
     (["kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
     (["documents=0,7"], "documents must end with the length of the sequence"),

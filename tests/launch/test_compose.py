@@ -79,6 +79,16 @@ def test_every_schedule_is_a_choice():
     assert compose(["schedule=usp:heads=2"]).schedule.name == "usp:heads=2"
 
 
+def test_a_length_may_have_a_unit():
+    assert compose(["trainer.sequence_length=32k"]).trainer.sequence_length == 32768
+
+
+def test_how_ranks_start_has_the_short_names_of_every_command():
+    config = compose(["schedule=ring", "layout=striped", "processes=3", "threads=1", "device=cpu"])
+    assert (config.schedule.layout, config.launcher.processes) == ("striped", 3)
+    assert (config.launcher.threads, config.launcher.device) == (1, "cpu")
+
+
 def test_a_checkpoint_is_trained_with_a_careful_optimizer(tmp_path):
     sizes = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 1, "max_position_embeddings": 64}

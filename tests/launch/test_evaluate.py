@@ -164,6 +164,14 @@ def test_a_wrong_setting_is_told_before_any_rank_starts(place, words, told):
     assert told in str(refused.value)
 
 
+def test_schedules_are_named_as_in_training(place):
+    short = read(words_of(place, "schedule=usp:heads=2", "layout=striped", "processes=4"))
+    assert short == read(
+        words_of(place, "schedule.name=usp:heads=2", "schedule.layout=striped", "launcher.processes=4")
+    )
+    assert (short.schedule.name, short.launcher.processes) == ("usp:heads=2", 4)
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(place):
     with pytest.raises(ValueError, match=r"write model\.path=FOLDER"):
         read(["tasks=passkey"])

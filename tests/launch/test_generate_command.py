@@ -85,6 +85,12 @@ def test_a_prompt_is_text_as_it_stands():
         assert read_words(["model.path=x", f"prompt={text}"]).prompt == text
 
 
+def test_schedules_and_ranks_are_named_as_in_training():
+    short = ["model=x", "prompt=a", "schedule=ring", "layout=striped", "processes=3", "timeout=9", "rope_scaling=yarn"]
+    long = ["model.path=x", "prompt=a", "schedule.name=ring", "schedule.layout=striped", "launcher.processes=3"]
+    assert read_words(short) == read_words([*long, "schedule.timeout=9", "model.rope_scaling=yarn"])
+
+
 def test_a_chat_template_is_used_or_missed(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with pytest.raises(ValueError, match="chat=true needs a chat template, but this model's tokenizer has none"):

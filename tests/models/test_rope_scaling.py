@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_kind_and_a_target_in_one_word() -> None:
     assert parse_rope_scaling("yarn:16384") == RopeScaling(kind="yarn", target=16384)
+    assert parse_rope_scaling("yarn:16k") == RopeScaling(kind="yarn", target=16384)
     assert parse_rope_scaling("ntk") == RopeScaling(kind="ntk")
     assert parse_rope_scaling("theta:1e6") == RopeScaling(kind="theta", theta=1e6)
 
