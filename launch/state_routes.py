@@ -18,7 +18,7 @@ from ringattn.schedule.states import (
     verify_state_route,
 )
 from ringattn.sequence.layout import make_layout
-from ringattn.sequence.stretches import stretches
+from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
 
 
 def routes_overview() -> str:
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--length", 1024, "tokens of the whole sequence"),
     ):
         parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} ({default})")
-    parser.add_argument("--layout", default="zigzag", help="balanced, contiguous or zigzag (zigzag)")
+    parser.add_argument("--layout", default="zigzag", help=f"one of {', '.join(RUN_LAYOUTS)} (zigzag)")
     kinds = [kind.value for kind in Transition]
     parser.add_argument("--transition", default="scalar", choices=kinds, help=f"one of {', '.join(kinds)} (scalar)")
     parser.add_argument("--backward", action="store_true", help="show the backward instead of the forward")

@@ -18,7 +18,7 @@ from ringattn.planner.cluster_file import cluster_names, read_cluster
 from ringattn.planner.costs import Workload, kernel_for
 from ringattn.schedule import parse, schedules
 from ringattn.schedule.traffic import Tensors
-from ringattn.sequence.layout import make_layout
+from ringattn.sequence.layout import LAYOUTS, make_layout
 from ringattn.sequence.mask import Mask
 from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import Tokens
@@ -73,7 +73,7 @@ class CompareConfig(Comparing):
 
     schedules: str = setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
     backward: str = setting("same", "the schedule of every backward; same: each schedule's own")
-    layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
+    layout: str = setting("zigzag", f"how the sequence is cut: {', '.join(LAYOUTS)}")
     length: Tokens = setting(2048, "tokens of the whole sequence: 8192, 8k")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     query_heads: int = setting(8, "query heads")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from ringattn.launch.compare.settings import Comparing, check_sizes, read_as
@@ -12,7 +12,7 @@ from ringattn.launch.words import aligned, rows, setting
 from ringattn.planner.states import MIXER_TRANSITIONS
 from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
-from ringattn.sequence.stretches import stretches
+from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
 from ringattn.settings.lengths import Tokens
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
@@ -24,14 +24,14 @@ class StateConfig(Comparing):
 
     mixer: str = setting("gated_deltanet", f"whose transitions travel: {', '.join(sorted(MIXER_TRANSITIONS))}")
     routes: str = setting("all", "names with commas between: allgather,ring,pipeline:slices=8; or all")
-    layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous or zigzag")
+    layout: str = setting("zigzag", f"how the sequence is cut: {', '.join(RUN_LAYOUTS)}")
     # What travels does not depend on it.
     length: Tokens = setting(2048, "tokens of the whole sequence")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     heads: int = setting(8, "heads; of hgrn the channels, with key_dim=1 value_dim=1")
     key_dim: int = setting(64, "rows of a head's state")
     value_dim: int = setting(64, "columns of a head's state")
-    dtype: Literal["float32", "float64"] = setting("float32", "of states and transitions")
+    dtype: Literal["float32", "float64"] = setting("float32", "of states and transitions, float32 or float64")
     error: bool = setting(True, "errors against the recurrence in fp64")
 
     @property
@@ -79,4 +79,5 @@ def _check(config: StateConfig) -> None:
 
 def states_help_text() -> str:
     """The settings with their meanings and defaults."""
-    return aligned([row for row in rows(StateConfig) if row[0] in ("mixer", "routes", "heads", "key_dim", "value_dim")])
+    shared = {item.name for item in fields(Comparing)} | {"layout", "length", "batch"}
+    return aligned([row for row in rows(StateConfig) if row[0] not in shared])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from ringattn.launch.cli import COMMANDS, main
+from ringattn.launch.compose import conf_folder
 
 from ringattn.settings.parallel import KERNEL_NAMES
 
@@ -57,7 +58,7 @@ def test_the_help_of_train_lists_groups_and_settings(capsys):
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "adamw, muon" in shown and "tokenring" in shown and "--dry-run" in shown
-    assert "sequence_length" in shown
+    assert "sequence_length" in shown and f"\n{conf_folder()}\n" in shown
 
 
 @pytest.mark.parametrize(

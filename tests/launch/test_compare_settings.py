@@ -6,6 +6,7 @@ from ringattn.launch.cli import main
 from ringattn.launch.compare.about import Place, host_names
 from ringattn.launch.compare.assemble import _aligned
 from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read, split_schedules
+from ringattn.launch.compare.state_settings import states_help_text
 
 from ringattn.measure import RankPass, Recording, Shards, known_bytes
 from ringattn.planner.timeline import Event, RankTimeline
@@ -109,6 +110,8 @@ def test_the_help_tells_of_every_setting(capsys):
     assert help_text() in capsys.readouterr().out
     for name in ("ranks", "schedules", "documents", "cluster", "folder", "launcher.threads"):
         assert f"\n  {name} " in f"\n{help_text()}"
+    for name in ("mixer", "routes", "dtype", "error"):
+        assert f"\n  {name} " in f"\n{states_help_text()}"
 
 
 def test_hosts_of_one_name_are_told_apart_by_their_networks():

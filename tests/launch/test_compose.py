@@ -126,6 +126,7 @@ def test_a_path_chooses_its_variant():
         ),
         (["trainer.steps=[1"], "the settings could not be put together"),
         (["schedule=tokenrng"], "unknown schedule 'tokenrng' (did you mean 'tokenring'?)"),
+        (["schedule=my_ring.py:my_ring"], "got 'my_ring.py:my_ring': elsewhere run it from Python, ringattn.Sequence"),
         (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
         (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
         (["adapter.rank=8"], "adapter.rank is a setting of adapter=lora, and none of these is chosen"),
