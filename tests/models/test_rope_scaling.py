@@ -105,7 +105,7 @@ def test_two_ranks_turn_as_one_process_does(folder: Path, word: str) -> None:
     models = [copy.deepcopy(model) for _ in range(2)]
     with torch.no_grad():
         expected = model(tokens).logits
-    for found in run_ranks(2, sharded_logits, models, tokens):
+    for found in run_ranks(2, sharded_logits, models, tokens, threads=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
