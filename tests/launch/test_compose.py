@@ -36,20 +36,24 @@ def test_composing_is_repeatable(tmp_path):
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("group", ["data", "experiment", "launcher", "mesh", "model", "optimizer", "trainer"])
+@pytest.mark.parametrize("group", sorted(set(groups()) - {"schedule"}))
 def test_every_choice_of_every_group_composes(group, tmp_path, monkeypatch):
-    model = tmp_path / "model"
-    model.mkdir()
+    model, hybrid = tmp_path / "model", tmp_path / "hybrid"
     sizes = {"model_type": "llama", "vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    (model / "config.json").write_text(
-        json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
-    )
+    sizes |= {"num_attention_heads": 1, "max_position_embeddings": 64}
+    for folder, layer in ((model, "full_attention"), (hybrid, "linear_attention")):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(sizes | {"layer_types": [layer]}), encoding="utf-8")
     # A model in a package is not a part of every machine.
-    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: model)
+    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: hybrid if word == str(hybrid) else model)
     needs = {
         "model": {"folder": [f"model.path={model}"]},
         "data": {key: ["data.path=text.txt"] for key in ("file", *KINDS)},
         "adapter": {"lora": [f"model.path={model}"]},
+        "distill": {
+            "logits": [f"model.path={model}", f"distill.teacher={model}"],
+            "mixers": [f"model.path={hybrid}", f"distill.teacher={model}"],
+        },
         "deepspeed": {key: ["optimizer=adamw"] for key in groups()["deepspeed"]},
         "launcher": {key: ["launcher.hosts=a"] for key in ("torchrun", "deepspeed")},
     }

@@ -106,7 +106,7 @@ def test_two_ranks_turn_as_one_process_does(folder: Path, word: str) -> None:
     with torch.no_grad():
         expected = model(tokens).logits
     for found in run_ranks(2, sharded_logits, models, tokens, threads=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
