@@ -123,7 +123,7 @@ def test_plain_torchrun_is_the_same_job(two_ranks, tmp_path):
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
-def test_under_torchrun_a_mistake_is_said_once_and_nobody_waits(tmp_path):
+def test_under_torchrun_a_mistake_is_said_once_and_nobody_waits():
     started = time.monotonic()
     code, _, shown = run([*TORCHRUN, "ringattn", "train"], "trainer.step=1")
     assert code != 0
