@@ -86,14 +86,14 @@ def aligned(found: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in found)
 
 
-def join(found: dict[str, Any], world: int | None, *, name: str) -> None:
-    """Where a launcher has started `world` ranks, `launcher.processes` is their number; nothing where it has not.
+def join(place: dict[str, Any], world: int | None, *, name: str) -> None:
+    """Where a launcher has started `world` ranks, these are the `processes` in `place`; nothing where it has not.
 
     Raises:
         ValueError: another number was written, under the short `name`.
     """
     if world is None:
         return
-    given = found.setdefault("launcher", {}).setdefault("processes", world)
+    given = place.setdefault("processes", world)
     if given != world:
         raise ValueError(f"{name}={given} is for starting them here, but {world} are started already: leave it out.")

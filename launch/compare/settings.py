@@ -126,7 +126,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
 def read_as(kind: type[Kind], words: Sequence[str], *, world: int | None) -> Kind:
     """The configuration of a kind of comparison that words make; its own rules are yet to be checked."""
     found = mapping(kind, words, command="ringattn compare", short_forms=_SHORT_FORMS)
-    join(found, world, name="ranks")
+    join(found.setdefault("launcher", {}), world, name="ranks")
     return build(kind, found)
 
 

@@ -45,7 +45,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
         ValueError: an unknown key or value, with a suggestion; a rule that the values break.
     """
     found = mapping(EvaluationConfig, words, command="ringattn eval", short_forms=_SHORT_FORMS)
-    join(found, world, name="processes")
+    join(found.setdefault("launcher", {}), world, name="processes")
     config = build(EvaluationConfig, found)
     check(config)
     # Whatever the model is named by, each rank reads a folder.
