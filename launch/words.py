@@ -13,13 +13,9 @@ from typing import Any, TypeVar
 import yaml
 
 from ringattn.settings.typed import build, keys, suggest
+from ringattn.settings.typed import setting as setting
 
 T = TypeVar("T")
-
-
-def setting(default: Any, meaning: str) -> Any:
-    """A field with a default and what it means."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
 def read(cls: type[T], words: Sequence[str], *, command: str) -> T:

@@ -23,6 +23,7 @@ from ringattn.sequence.mask import Mask
 from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import Tokens
 from ringattn.settings.parallel import check_kernel
+from ringattn.settings.rules import positive
 from ringattn.settings.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
@@ -31,7 +32,7 @@ ERROR_LENGTH = 8192
 # The cluster that `cluster=auto` takes, where it is described.
 OWN_CLUSTER = "this_machine"
 
-_ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 _SHORT_FORMS = {
     "ranks": "launcher.processes",
@@ -106,7 +107,7 @@ class CompareConfig(Comparing):
 
     def workload(self, world: int) -> Workload:
         """The attention call, as the planner counts it."""
-        item = _ITEM_BYTES[self.dtype]
+        item = ITEM_BYTES[self.dtype]
         layout = make_layout(self.layout, self.length, world, self.mask)
         tensors = Tensors(self.batch, self.query_heads, self.key_heads, self.head_dim, item, max(4, item))
         return Workload(layout, layout, self.mask, tensors, self.dtype)
@@ -172,9 +173,7 @@ def _check(config: CompareConfig) -> None:
 
 def check_sizes(config: Comparing, sizes: Sequence[str], *, what: str) -> None:
     """The rules of numbers that every comparison has, and of its own `sizes`; ValueError where one is broken."""
-    for name in (*sizes, "repeats", "warmup", "recorded", "timeout"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}: write for example {name}=1.")
+    positive({name: getattr(config, name) for name in (*sizes, "repeats", "warmup", "recorded", "timeout")})
     if config.ranks < 2:
         raise ValueError(
             f"{what} are compared over two ranks or more, since one alone sends nothing, got {config.ranks}: write "

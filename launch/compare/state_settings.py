@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from ringattn.launch.compare.settings import Comparing, check_sizes, read_as
+from ringattn.launch.compare.settings import ITEM_BYTES, Comparing, check_sizes, read_as
 from ringattn.launch.words import aligned, rows, setting
 
 from ringattn.planner.states import MIXER_TRANSITIONS
@@ -14,8 +14,6 @@ from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
 from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
 from ringattn.settings.lengths import Tokens
-
-_ITEM_BYTES = {"float32": 4, "float64": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class StateConfig(Comparing):
     @property
     def sizes(self) -> StateSizes:
         transition = MIXER_TRANSITIONS[self.mixer]
-        return StateSizes(self.batch, self.heads, self.key_dim, self.value_dim, transition, _ITEM_BYTES[self.dtype])
+        return StateSizes(self.batch, self.heads, self.key_dim, self.value_dim, transition, ITEM_BYTES[self.dtype])
 
     def cut(self, world: int) -> Layout:
         return make_layout(self.layout, self.length, world)

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import lengths_of
@@ -14,7 +14,7 @@ from ringattn.settings.model import ModelConfig, check_model
 from ringattn.settings.parallel import ScheduleConfig, check_schedule
 from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 from ringattn.settings.rules import not_negative, positive
-from ringattn.settings.typed import suggest
+from ringattn.settings.typed import setting, suggest
 
 TASKS = ("perplexity", "passkey", "ruler", "recall", "harness")
 
@@ -22,66 +22,62 @@ TASKS = ("perplexity", "passkey", "ruler", "recall", "harness")
 RULER_TASKS = ("single", "multikey", "multivalue", "multiquery", "variables", "common", "frequent")
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """What perplexity is measured on."""
 
-    path: str | None = _setting(None, "a UTF-8 text file; null: the King James Bible")
-    book: str | None = _setting(None, "one book of the Bible: Genesis, or 1 Kings")
+    path: str | None = setting(None, "a UTF-8 text file; null: the King James Bible")
+    book: str | None = setting(None, "one book of the Bible: Genesis, or 1 Kings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RulerConfig:
     """RULER-style tasks."""
 
-    tasks: str = _setting("all", f"names with commas between: {', '.join(RULER_TASKS)}")
-    haystack: str = _setting("noise", "noise (repeated sentences), words (random ones), or a text file")
-    needles: int = _setting(4, "keys, values and queries of multikey, multivalue and multiquery")
-    hops: int = _setting(4, "assignments behind the first one in variables")
-    common: int = _setting(10, "words asked for in common")
+    tasks: str = setting("all", f"names with commas between: {', '.join(RULER_TASKS)}")
+    haystack: str = setting("noise", "noise (repeated sentences), words (random ones), or a text file")
+    needles: int = setting(4, "keys, values and queries of multikey, multivalue and multiquery")
+    hops: int = setting(4, "assignments behind the first one in variables")
+    common: int = setting(10, "words asked for in common")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig:
     """Associative recall."""
 
-    pairs: str = _setting("16,64", "numbers of key-value pairs, with commas between")
-    power: float = _setting(1.0, "of the gaps before queries: 1 uniform, 0.01 as the paper trains, near the pairs")
+    pairs: str = setting("16,64", "numbers of key-value pairs, with commas between")
+    power: float = setting(1.0, "of the gaps before queries: 1 uniform, 0.01 as the paper trains, near the pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessConfig:
     """lm-evaluation-harness, where it is installed."""
 
-    tasks: str | None = _setting(None, "its tasks, with commas between")
-    include_path: str | None = _setting(None, "a folder with task files of one's own")
-    limit: int | None = _setting(None, "documents of each task; null: all")
-    fewshot: int | None = _setting(None, "examples before each question; null: the task's own number")
+    tasks: str | None = setting(None, "its tasks, with commas between")
+    include_path: str | None = setting(None, "a folder with task files of one's own")
+    limit: int | None = setting(None, "documents of each task; null: all")
+    fewshot: int | None = setting(None, "examples before each question; null: the task's own number")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """One evaluation, whole."""
 
-    tasks: str = _setting("perplexity", f"with commas between: {', '.join(TASKS)}")
-    lengths: str = _setting("2048", "tokens of a sequence, with commas between: 4096,8k,16k")
-    windows: int = _setting(8, "perplexity: sequences of the longest length; shorter ones read the same text")
-    depths: int = _setting(11, "passkey: places of the key, evenly spread from the start to the end")
-    samples: int = _setting(3, "passkey, ruler, recall: sequences for each figure")
-    scoring: Literal["teacher", "greedy"] = _setting(
+    tasks: str = setting("perplexity", f"with commas between: {', '.join(TASKS)}")
+    lengths: str = setting("2048", "tokens of a sequence, with commas between: 4096,8k,16k")
+    windows: int = setting(8, "perplexity: sequences of the longest length; shorter ones read the same text")
+    depths: int = setting(11, "passkey: places of the key, evenly spread from the start to the end")
+    samples: int = setting(3, "passkey, ruler, recall: sequences for each figure")
+    scoring: Literal["teacher", "greedy"] = setting(
         "teacher", "of answers: in one pass with the earlier ones given, or as greedy decoding writes them"
     )
-    seed: int = _setting(0, "of everything that is drawn")
-    precision: Literal["float32", "bfloat16"] = _setting("float32", "of the computation; weights stay as saved")
-    chunk: int = _setting(1024, "tokens whose logits exist at a time")
-    batch_tokens: int = _setting(16384, "sequences are read together up to so many tokens in all")
-    name: str | None = _setting(None, "what the model is called in tables; null: its folder")
-    out: str | None = _setting(None, "where to write, a new folder; null: runs/eval-DATE-TIME")
-    compare: str | None = _setting(None, "result.json of another evaluation, or its folder, to show beside this one")
+    seed: int = setting(0, "of everything that is drawn")
+    precision: Literal["float32", "bfloat16"] = setting("float32", "of the computation; weights stay as saved")
+    chunk: int = setting(1024, "tokens whose logits exist at a time")
+    batch_tokens: int = setting(16384, "sequences are read together up to so many tokens in all")
+    name: str | None = setting(None, "what the model is called in tables; null: its folder")
+    out: str | None = setting(None, "where to write, a new folder; null: runs/eval-DATE-TIME")
+    compare: str | None = setting(None, "result.json of another evaluation, or its folder, to show beside this one")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: TextConfig = field(default_factory=TextConfig)
     ruler: RulerConfig = field(default_factory=RulerConfig)

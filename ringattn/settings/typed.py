@@ -45,6 +45,11 @@ def keys(cls: type, prefix: str = "") -> list[str]:
     return found
 
 
+def setting(default: Any, meaning: str) -> Any:
+    """A field with a default and what it means."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
 def build(cls: type[T], mapping: Mapping[str, Any], prefix: str = "") -> T:
     """Build the dataclass `cls` from `mapping`; `prefix` is the dotted place, for messages.
 
