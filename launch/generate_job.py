@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,47 +12,58 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ringattn.launch.device import choose_device, worker_threads
-from ringattn.launch.generate import GenerateConfig
+from ringattn.launch.generate import GenerateConfig, check, prompt_text, read_words
+from ringattn.launch.rank import be_rank, together
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import ringattn
+from ringattn.models.decode import Decoder
 from ringattn.models.generate import make_decoder, stream
+from ringattn.models.landmark.read import RandomAccess
 from ringattn.models.load import load_model
 
+# A rank may wait while others read a large model from a slow disk.
+_PATIENCE = timedelta(minutes=30)
 
-def work(config: GenerateConfig, folder: Path, prompt: str) -> None:
-    """Continue `prompt` with the model in `folder`; rank 0 prints the text as it comes, and figures on stderr.
+
+def take_part(words: Sequence[str]) -> int:
+    """Be the rank that the environment names; the exit code."""
+    return be_rank(lambda world: work(together(lambda: read_words(words, world=world))), timeout=_PATIENCE)
+
+
+def work(config: GenerateConfig) -> None:
+    """Continue the prompt; rank 0 prints the text as it comes, and figures on stderr. Collective over torch's default
+    group, a gloo one.
 
     Raises:
-        ValueError: the tokenizer or the model does not serve; the prompt has no token.
+        Refused: on every rank, where the settings, the tokenizer, the model or a device do not serve on one, or the
+        prompt has no token.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    device = choose_device(config.device)
+    folder = together(lambda: check(config))
+    device = together(lambda: choose_device(config.device))
     if device.type == "cpu":
         torch.set_num_threads(worker_threads(config.threads))
-    tokenizer = read_tokenizer(folder)
-    ids = encode(tokenizer, prompt, chat=config.chat)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=config.timeout))
-    try:
-        model: Any = load_model(
-            folder,
-            rope_scaling=config.rope_scaling,
-            length=len(ids) + config.max_new_tokens,
-            dtype=getattr(torch, config.dtype),
-        )
-        sp = ringattn.SequenceParallel(schedule=config.schedule, layout=config.layout, timeout=config.timeout)
-        ringattn.parallelize(model.to(device), sp)
-        _speak(config, model, tokenizer, torch.tensor([ids], device=device), first=dist.get_rank() == 0)
-    finally:
-        dist.destroy_process_group()
+    tokenizer = together(lambda: read_tokenizer(folder))
+    ids = together(lambda: encode(tokenizer, prompt_text(config), chat=config.chat))
+    group = None
+    if device.type == "cuda":
+        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=config.timeout))
+    sp = together(lambda: ringattn.SequenceParallel(group, config.schedule, config.layout, timeout=config.timeout))
+    whole = len(ids) + config.max_new_tokens
+    model: Any = together(
+        lambda: load_model(folder, rope_scaling=config.rope_scaling, length=whole, dtype=getattr(torch, config.dtype))
+    )
+    together(lambda: ringattn.parallelize(model.to(device), sp))
+    decoder = together(lambda: make_decoder(model, reserve=whole, prompt=len(ids), retrieval=config.retrieval))
+    _speak(config, decoder, tokenizer, torch.tensor([ids], device=device))
 
 
-def _speak(config: GenerateConfig, model: Any, tokenizer: Any, ids: torch.Tensor, *, first: bool) -> None:
-    prompt = ids.shape[1]
-    decoder = make_decoder(model, reserve=prompt + config.max_new_tokens, prompt=prompt, retrieval=config.retrieval)
-    stop = ends_of(model, tokenizer)
+def _speak(config: GenerateConfig, decoder: Decoder | RandomAccess, tokenizer: Any, ids: torch.Tensor) -> None:
+    first = dist.get_rank() == 0
+    stop = ends_of(decoder.model, tokenizer)
     started = time.perf_counter()
     read = 0.0
     out = Spoken(tokenizer.decode)

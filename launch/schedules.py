@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from ringattn.launch.parser import Parser, at_least_one
 from ringattn.launch.state_routes import routes_overview, show_route
 
 from ringattn.report.schedule import describe, figures, legend
@@ -238,13 +238,8 @@ def _function(path: Path, name: str) -> Callable[[Shape], object]:
 # The command line.
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see `{self.prog} --help`")
-
-
 def _options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog=f"ringattn schedules {verb}",
         allow_abbrev=False,
         description="SCHEDULE is a name (usp:heads=2 with numbers), or path/to/file.py:function of your own.",
@@ -258,7 +253,7 @@ def _options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
         ("--item-bytes", 2, "bytes of one number of q, k, v"),
         ("--length", 1024, "tokens of the whole sequence"),
     ):
-        parser.add_argument(flag, type=_at_least_one, default=default, metavar="N", help=f"{what} ({default})")
+        parser.add_argument(flag, type=at_least_one, default=default, metavar="N", help=f"{what} ({default})")
     parser.add_argument("--layout", default="zigzag", help=f"one of {', '.join(LAYOUTS)} (zigzag)")
     parser.add_argument("--full", action="store_true", help="no causal mask")
     parser.add_argument("--window", type=int, metavar="N", help="keys that a query sees, its own included")
@@ -271,12 +266,6 @@ def _options(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
         known = [option for action in parser._actions for option in action.option_strings]
         parser.error(f"`{parser.prog}` has no argument {unknown[0]}{suggest(unknown[0], known)}")
     return options
-
-
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {word!r}")
-    return int(word)
 
 
 def _bounds(words: str) -> list[int]:

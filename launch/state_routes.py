@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+
+from ringattn.launch.parser import Parser, at_least_one
 
 from ringattn.report.state_routes import describe_route, transition_words
 from ringattn.report.table import table
@@ -18,7 +18,7 @@ from ringattn.schedule.states import (
     verify_state_route,
 )
 from ringattn.sequence.layout import make_layout
-from ringattn.sequence.stretches import stretches
+from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
 
 
 def routes_overview() -> str:
@@ -35,9 +35,6 @@ def show_route(arguments: Sequence[str]) -> int:
         ValueError: a mistake in the arguments.
     """
     options = _parser().parse_args(arguments)
-    for name in ("ranks", "heads", "key_dim", "value_dim", "length"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     transition = Transition(options.transition)
     sizes = StateSizes(1, options.heads, options.key_dim, options.value_dim, transition)
     passed = stretches(make_layout(options.layout, options.length, options.ranks))
@@ -61,13 +58,8 @@ def show_route(arguments: Sequence[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see `{self.prog} --help`")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="ringattn schedules route",
         allow_abbrev=False,
         description="How the states of a linear attention get past the ranks.",
@@ -80,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         ("--value-dim", 64, "columns of a head's state"),
         ("--length", 1024, "tokens of the whole sequence"),
     ):
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{what} ({default})")
-    parser.add_argument("--layout", default="zigzag", help="balanced, contiguous or zigzag (zigzag)")
+        parser.add_argument(flag, type=at_least_one, default=default, metavar="N", help=f"{what} ({default})")
+    parser.add_argument("--layout", default="zigzag", help=f"one of {', '.join(RUN_LAYOUTS)} (zigzag)")
     kinds = [kind.value for kind in Transition]
     parser.add_argument("--transition", default="scalar", choices=kinds, help=f"one of {', '.join(kinds)} (scalar)")
     parser.add_argument("--backward", action="store_true", help="show the backward instead of the forward")

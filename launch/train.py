@@ -25,11 +25,13 @@ Several hosts: launcher=torchrun, deepspeed or slurm. Exit codes: 0 done, 2 a mi
 Groups (group=choice):
 {groups}
 
-Settings (setting=value):
+Settings (setting=value); --dry-run shows their values, and the files of the groups say what they mean:
+{folder}
 {settings}
 
 Short forms: data.path=PATH (text, .jsonl, .parquet, a datasets folder, tokens; a file, a folder or a 'glob*'),
-model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name), resume=auto (go on in run.folder).
+model.path=FOLDER (a Hugging Face checkpoint, a GGUF file or a hub name), resume=auto (go on in run.folder),
+schedule=NAME, layout=NAME, processes=N, threads=N and device=cpu (as every command takes them).
 """
 
 
@@ -108,7 +110,7 @@ def start_here(config: RunConfig) -> int:
 
 def help_text() -> str:
     """Groups and settings with their defaults, from the groups' files and the typed configuration."""
-    from ringattn.launch.compose import groups
+    from ringattn.launch.compose import conf_folder, groups
 
     from ringattn.settings.typed import keys
 
@@ -119,4 +121,4 @@ def help_text() -> str:
         group, _, name = key.partition(".")
         settings.setdefault(group, []).append(name)
     lines = [f"  {group}.{{{', '.join(names)}}}" for group, names in settings.items()]
-    return HELP.format(groups="\n".join(listed), settings="\n".join(lines))
+    return HELP.format(groups="\n".join(listed), settings="\n".join(lines), folder=conf_folder())

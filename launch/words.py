@@ -13,13 +13,9 @@ from typing import Any, TypeVar
 import yaml
 
 from ringattn.settings.typed import build, keys, suggest
+from ringattn.settings.typed import setting as setting
 
 T = TypeVar("T")
-
-
-def setting(default: Any, meaning: str) -> Any:
-    """A field with a default and what it means."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
 def read(cls: type[T], words: Sequence[str], *, command: str) -> T:
@@ -86,14 +82,14 @@ def aligned(found: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join(f"  {name.ljust(wide[0])}  {value.ljust(wide[1])}  {meaning}" for name, value, meaning in found)
 
 
-def join(found: dict[str, Any], world: int | None, *, name: str) -> None:
-    """Where a launcher has started `world` ranks, `launcher.processes` is their number; nothing where it has not.
+def join(place: dict[str, Any], world: int | None, *, name: str) -> None:
+    """Where a launcher has started `world` ranks, these are the `processes` in `place`; nothing where it has not.
 
     Raises:
         ValueError: another number was written, under the short `name`.
     """
     if world is None:
         return
-    given = found.setdefault("launcher", {}).setdefault("processes", world)
+    given = place.setdefault("processes", world)
     if given != world:
         raise ValueError(f"{name}={given} is for starting them here, but {world} are started already: leave it out.")

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from ringattn.launch.cores import cores
 from ringattn.launch.launchers import WORKER
 
 GRACE_SECONDS = 20.0
@@ -33,8 +34,7 @@ def environment(*, threads: int | None, processes: int) -> dict[str, str]:
     """This process's environment, with the OpenMP threads of a worker: two small thread pools on the same
     cores
     run slower than one thread each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores // processes))}
+    return os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores() // processes))}
 
 
 def start_module(module: str, words: Sequence[str], *, threads: int | None, processes: int) -> int:

@@ -12,14 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
-# What makes a run of the page take seconds: other numbers for the same settings, and a model of a few thousand weights.
+# What makes a run of the page take seconds: other numbers for the same settings, one process each, and a model of a few
+# thousand weights.
 SMALLER = {
     "model=llama_demo": "model=llama_demo model.architecture.hidden_size=32 model.architecture.vocabulary=300",
-    "sequence_length=512": "sequence_length=64 trainer.evaluate_sequences=1",
-    "lengths=512": "lengths=64",
+    "sequence_length=512": "sequence_length=64 trainer.evaluate_sequences=1 processes=1",
+    "lengths=512": "lengths=64 processes=1",
     "steps=10": "steps=2",
     "steps=8": "steps=2",
-    "max_new_tokens=24": "max_new_tokens=4",
+    "max_new_tokens=24": "max_new_tokens=4 processes=1",
 }
 
 

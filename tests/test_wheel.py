@@ -57,20 +57,23 @@ def test_every_module_and_every_setting_is_in_it(site_packages):
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("arguments", "shown"),
     [
-        (["--help"], "ringattn COMMAND"),
-        (["schedules"], "tokenring"),
-        (["train", "--dry-run", "schedule=ring"], "name: ring"),
+        (["-c", "import ringattn; print(ringattn.__file__)"], "{site_packages}"),
+        (["-m", "ringattn", "schedules"], "tokenring"),
+        (["-m", "ringattn", "train", "--dry-run", "schedule=ring"], "name: ring"),
     ],
+    ids=["where", "schedules", "train"],
 )
-def test_the_command_works_outside_the_checkout(site_packages, tmp_path, words, shown):
-    where = "import ringattn; print(ringattn.__file__)"
-    environment = os.environ | {"PYTHONPATH": str(site_packages)}
-    for arguments, expected in ((["-c", where], str(site_packages)), (["-m", "ringattn", *words], shown)):
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout
+def test_it_works_outside_the_checkout(site_packages, tmp_path, arguments, shown):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site_packages)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown.format(site_packages=site_packages) in done.stdout
     assert list(tmp_path.iterdir()) == []

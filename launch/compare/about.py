@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy
 import torch
+from ringattn.launch.cores import cores
 
 import ringattn
 
@@ -51,8 +52,7 @@ def host_names(places: Sequence[Place]) -> tuple[str, ...]:
 
 def hardware(device: torch.device, *, load: float) -> dict[str, str]:
     """Of this host; what joins ranks cannot be seen from here. load: the processes that ran before the measurement."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = {"processor": processor(), "cores": str(cores)}
+    found = {"processor": processor(), "cores": str(cores())}
     if device.type == "cuda":
         names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         found["GPUs"] = ", ".join(f"{number} x {name}" for name, number in names.items())

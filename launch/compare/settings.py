@@ -18,9 +18,12 @@ from ringattn.planner.cluster_file import cluster_names, read_cluster
 from ringattn.planner.costs import Workload, kernel_for
 from ringattn.schedule import parse, schedules
 from ringattn.schedule.traffic import Tensors
-from ringattn.sequence.layout import make_layout
+from ringattn.sequence.layout import LAYOUTS, make_layout
 from ringattn.sequence.mask import Mask
 from ringattn.settings.launcher import WorkersConfig
+from ringattn.settings.lengths import Tokens
+from ringattn.settings.parallel import check_kernel
+from ringattn.settings.rules import positive
 from ringattn.settings.typed import build
 
 # Errors are worked out up to this length unless asked for: the time of the reference grows with its square.
@@ -29,9 +32,14 @@ ERROR_LENGTH = 8192
 # The cluster that `cluster=auto` takes, where it is described.
 OWN_CLUSTER = "this_machine"
 
-_ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
-_SHORT_FORMS = {"ranks": "launcher.processes"}
+_SHORT_FORMS = {
+    "ranks": "launcher.processes",
+    "processes": "launcher.processes",
+    "threads": "launcher.threads",
+    "device": "launcher.device",
+}
 
 Kind = TypeVar("Kind", bound="Comparing")
 
@@ -66,8 +74,8 @@ class CompareConfig(Comparing):
 
     schedules: str = setting("all", "names with commas between, auto among them, or path/to/file.py:function; or all")
     backward: str = setting("same", "the schedule of every backward; same: each schedule's own")
-    layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous, striped or zigzag")
-    length: int = setting(2048, "tokens of the whole sequence")
+    layout: str = setting("zigzag", f"how the sequence is cut: {', '.join(LAYOUTS)}")
+    length: Tokens = setting(2048, "tokens of the whole sequence: 8192, 8k")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     query_heads: int = setting(8, "query heads")
     key_heads: int = setting(2, "key and value heads, of which the query heads are a multiple")
@@ -99,7 +107,7 @@ class CompareConfig(Comparing):
 
     def workload(self, world: int) -> Workload:
         """The attention call, as the planner counts it."""
-        item = _ITEM_BYTES[self.dtype]
+        item = ITEM_BYTES[self.dtype]
         layout = make_layout(self.layout, self.length, world, self.mask)
         tensors = Tensors(self.batch, self.query_heads, self.key_heads, self.head_dim, item, max(4, item))
         return Workload(layout, layout, self.mask, tensors, self.dtype)
@@ -119,7 +127,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> CompareConfig:
 def read_as(kind: type[Kind], words: Sequence[str], *, world: int | None) -> Kind:
     """The configuration of a kind of comparison that words make; its own rules are yet to be checked."""
     found = mapping(kind, words, command="ringattn compare", short_forms=_SHORT_FORMS)
-    join(found, world, name="ranks")
+    join(found.setdefault("launcher", {}), world, name="ranks")
     return build(kind, found)
 
 
@@ -152,6 +160,7 @@ def _check(config: CompareConfig) -> None:
             f"{config.query_heads} and {config.key_heads}: write for example key_heads={config.query_heads}."
         )
     make_layout(config.layout, 0, 1)
+    check_kernel(config.kernel)
     if config.documents is not None and not re.fullmatch(r"\d+(,\d+)*", config.documents):
         raise ValueError(f"documents are whole numbers with commas between, got {config.documents!r}: write 0,500,1000")
     config.mask.check(config.length, config.length)
@@ -164,9 +173,7 @@ def _check(config: CompareConfig) -> None:
 
 def check_sizes(config: Comparing, sizes: Sequence[str], *, what: str) -> None:
     """The rules of numbers that every comparison has, and of its own `sizes`; ValueError where one is broken."""
-    for name in (*sizes, "repeats", "warmup", "recorded", "timeout"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}: write for example {name}=1.")
+    positive({name: getattr(config, name) for name in (*sizes, "repeats", "warmup", "recorded", "timeout")})
     if config.ranks < 2:
         raise ValueError(
             f"{what} are compared over two ranks or more, since one alone sends nothing, got {config.ranks}: write "
@@ -219,7 +226,10 @@ def cluster_of(config: Comparing) -> tuple[Cluster | None, str]:
 
 def help_text() -> str:
     """The settings with their meanings and defaults."""
-    found = [("ranks", "2", "ranks to start on this machine; leave it out under torchrun"), *rows(CompareConfig)]
+    found = [
+        ("ranks", "2", "or processes=: ranks to start on this machine; leave it out under torchrun"),
+        *rows(CompareConfig),
+    ]
     found.append(("launcher.device", WorkersConfig().device, "auto, cpu or cuda"))
     found.append(("launcher.threads", "null", "threads of a rank; null: the cores shared evenly"))
     return aligned(found)

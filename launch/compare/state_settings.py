@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from ringattn.launch.compare.settings import Comparing, check_sizes, read_as
+from ringattn.launch.compare.settings import ITEM_BYTES, Comparing, check_sizes, read_as
 from ringattn.launch.words import aligned, rows, setting
 
 from ringattn.planner.states import MIXER_TRANSITIONS
 from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
-from ringattn.sequence.stretches import stretches
-
-_ITEM_BYTES = {"float32": 4, "float64": 8}
+from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
+from ringattn.settings.lengths import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +22,14 @@ class StateConfig(Comparing):
 
     mixer: str = setting("gated_deltanet", f"whose transitions travel: {', '.join(sorted(MIXER_TRANSITIONS))}")
     routes: str = setting("all", "names with commas between: allgather,ring,pipeline:slices=8; or all")
-    layout: str = setting("zigzag", "how the sequence is cut: balanced, contiguous or zigzag")
-    length: int = setting(2048, "tokens of the whole sequence; what travels does not depend on it")
+    layout: str = setting("zigzag", f"how the sequence is cut: {', '.join(RUN_LAYOUTS)}")
+    # What travels does not depend on it.
+    length: Tokens = setting(2048, "tokens of the whole sequence")  # noqa: RUF009 (a field)
     batch: int = setting(1, "sequences at a time")
     heads: int = setting(8, "heads; of hgrn the channels, with key_dim=1 value_dim=1")
     key_dim: int = setting(64, "rows of a head's state")
     value_dim: int = setting(64, "columns of a head's state")
-    dtype: Literal["float32", "float64"] = setting("float32", "of states and transitions")
+    dtype: Literal["float32", "float64"] = setting("float32", "of states and transitions, float32 or float64")
     error: bool = setting(True, "errors against the recurrence in fp64")
 
     @property
@@ -41,7 +41,7 @@ class StateConfig(Comparing):
     @property
     def sizes(self) -> StateSizes:
         transition = MIXER_TRANSITIONS[self.mixer]
-        return StateSizes(self.batch, self.heads, self.key_dim, self.value_dim, transition, _ITEM_BYTES[self.dtype])
+        return StateSizes(self.batch, self.heads, self.key_dim, self.value_dim, transition, ITEM_BYTES[self.dtype])
 
     def cut(self, world: int) -> Layout:
         return make_layout(self.layout, self.length, world)
@@ -77,4 +77,5 @@ def _check(config: StateConfig) -> None:
 
 def states_help_text() -> str:
     """The settings with their meanings and defaults."""
-    return aligned([row for row in rows(StateConfig) if row[0] in ("mixer", "routes", "heads", "key_dim", "value_dim")])
+    shared = {item.name for item in fields(Comparing)} | {"layout", "length", "batch"}
+    return aligned([row for row in rows(StateConfig) if row[0] not in shared])

@@ -95,7 +95,6 @@ def _make_ranks(config: EvaluationConfig, device: torch.device) -> SequenceParal
             group,
             config.schedule.name,
             config.schedule.layout,
-            backward=config.schedule.backward,
             kernel=config.schedule.kernel,
             timeout=config.schedule.timeout,
             agreement="first",

@@ -14,6 +14,7 @@ from ringattn.evaluation.result import Evaluation
 from ringattn.models.source import locate
 from ringattn.planner.architecture import read_config
 from ringattn.report import evaluation_json
+from ringattn.sequence.layout import LAYOUTS
 from ringattn.settings.evaluation import (
     EvaluationConfig,
     HarnessConfig,
@@ -22,13 +23,15 @@ from ringattn.settings.evaluation import (
     TextConfig,
     check,
 )
-from ringattn.settings.launcher import LauncherConfig
+from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.parallel import ScheduleConfig
 from ringattn.settings.retrieval import RetrievalConfig, check_model_serves
 from ringattn.settings.typed import build
 
 _SHORT_FORMS = {
     "model": "model.path",
+    "schedule": "schedule.name",
+    "layout": "schedule.layout",
     "processes": "launcher.processes",
     "device": "launcher.device",
     "threads": "launcher.threads",
@@ -42,7 +45,7 @@ def read(words: Sequence[str], *, world: int | None = None) -> EvaluationConfig:
         ValueError: an unknown key or value, with a suggestion; a rule that the values break.
     """
     found = mapping(EvaluationConfig, words, command="ringattn eval", short_forms=_SHORT_FORMS)
-    join(found, world, name="processes")
+    join(found.setdefault("launcher", {}), world, name="processes")
     config = build(EvaluationConfig, found)
     check(config)
     # Whatever the model is named by, each rank reads a folder.
@@ -68,7 +71,7 @@ def read_other(config: EvaluationConfig) -> Evaluation | None:
 
 def help_text() -> str:
     """The settings with their meanings and defaults."""
-    scheduled, started = ScheduleConfig(), LauncherConfig()
+    scheduled, started = ScheduleConfig(), WorkersConfig()
     found = [
         ("model.path", "", "the model: a checkpoint folder, a GGUF file, a hub name; or model=smollm2_135m"),
         ("model.rope_scaling", "null", "stretch its positions first: yarn:16384, see docs/models.md"),
@@ -84,8 +87,8 @@ def help_text() -> str:
     ):
         found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
     found += [
-        ("schedule.name", scheduled.name, "the schedule of attention; see `ringattn schedules`"),
-        ("schedule.layout", scheduled.layout, "how the sequence is cut: balanced, contiguous, striped or zigzag"),
+        ("schedule.name", scheduled.name, "or schedule=: of attention; see `ringattn schedules`"),
+        ("schedule.layout", scheduled.layout, f"or layout=: how the sequence is cut: {', '.join(LAYOUTS)}"),
         ("schedule.kernel", scheduled.kernel, "of attention on one rank; see `ringattn doctor`"),
         ("schedule.timeout", str(scheduled.timeout), "seconds after which a rank that does not answer is given up"),
         ("processes", str(started.processes), "ranks to start on this machine; leave it out under torchrun"),

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ringattn.launch.workers import start
+from ringattn.launch.workers import start_module
 
 from ringattn.sequence.layout import suggest
 
@@ -62,12 +62,11 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"links join two ranks or more, got --ranks {ranks}: give at least 2")
     if 0 < _gpus() < ranks:
         raise ValueError(f"each rank needs a GPU of its own, and this machine has {_gpus()}: give --ranks {_gpus()}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    words = ["-m", "ringattn", "doctor", "--links", "--out", str(options.out), *["--quick"] * options.quick]
+    words = ["doctor", "--links", "--out", str(options.out), *["--quick"] * options.quick]
     for name in ("threads", "seconds"):
         value = getattr(options, name)
         words += [] if value is None else [f"--{name}", str(value)]
-    return start([*command, *words], threads=options.threads, processes=ranks)
+    return start_module("ringattn", words, threads=options.threads, processes=ranks)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -103,14 +103,22 @@ def find_held_out(data: DataConfig) -> Source | None:
     )
 
 
+def check_plain(path: Path, setting: str) -> None:
+    """ValueError where the name of a file says that it holds something else than text alone."""
+    suffix = inner_suffix(path)
+    if suffix in UNREADABLE or KINDS.get(suffix, "text") != "text":
+        raise ValueError(
+            f"{setting} is read as it stands and must be plain text, got {path}: write the words of its records into a "
+            ".txt file."
+        )
+
+
 def _kind_and_files(path: str, setting: str, forced: str | None) -> tuple[str, tuple[Path, ...]]:
     place = Path(path)
     if place.is_dir():
         if forced in (None, "tokens") and (place / CORPUS_FILE).is_file():
             return "tokens", (place,)
-        if forced in (None, "datasets") and any(
-            (place / name).is_file() for name in ("dataset_dict.json", "state.json")
-        ):
+        if forced in (None, "datasets") and any((place / name).is_file() for name in DATASET_FILES):
             return "datasets", (place,)
         if forced in ("tokens", "datasets"):
             marks = {"tokens": CORPUS_FILE, "datasets": "dataset_dict.json nor a state.json"}

@@ -34,11 +34,11 @@ def read_files(files: Iterable[Path], bad: BadRecords) -> Iterator[Piece]:
         yield from pieces(_decoded(path))
 
 
-def read_whole(path: Path) -> str:
+def read_whole(path: Path, *, setting: str = "data.path") -> str:
     """One UTF-8 file that has something in it. ValueError where it has not, or is not there."""
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not there"
-        raise ValueError(f"data.path must be a text file, got {path}, which is {kind}: give the path of a UTF-8 file.")
+        raise ValueError(f"{setting} must be a text file, got {path}, which is {kind}: give the path of a UTF-8 file.")
     reason = _fault(path)
     if reason is not None:
         raise ValueError(f"{path} {reason[0]}: {reason[1]}.")

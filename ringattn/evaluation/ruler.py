@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ringattn.data.sources import check_plain
 from ringattn.data.text import read_whole
 from ringattn.evaluation.ruler_lists import common_words, frequent_words
 from ringattn.evaluation.samples import NOISE, Case, Haystack, Sample, generator, hide
@@ -80,8 +81,9 @@ def haystack(pieces: Pieces, kind: str, *, longest: int, seed: int) -> Haystack:
     path = Path(kind).expanduser()
     if not path.suffix and not path.exists():
         raise ValueError(f"ruler.haystack is noise, words or a text file, got {kind!r}: give the path of a file.")
+    check_plain(path, "ruler.haystack")
     # A token is rarely longer than eight characters.
-    text = read_whole(path)[: 8 * longest + 10_000]
+    text = read_whole(path, setting="ruler.haystack")[: 8 * longest + 10_000]
     return Haystack.of(pieces.many([f" {sentence}" for sentence in _SENTENCE.split(text) if sentence.strip()]))
 
 

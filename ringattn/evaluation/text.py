@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ringattn.data.sources import check_plain
 from ringattn.data.text import king_james, read_whole
 from ringattn.data.tokenizer import read_tokenizer
 from ringattn.settings.evaluation import TextConfig
@@ -96,10 +97,12 @@ def read_tokens(data: TextConfig, folder: Path) -> tuple[np.ndarray, np.ndarray,
     """(the token ids of the text, int64 [n]; what the tokenizer puts before a text, int64; what the text is called).
 
     Raises:
-        ValueError: the text or the tokenizer is missing, or there is no such book.
+        ValueError: the text or the tokenizer is missing, the text is none, or there is no such book.
     """
     if data.path is not None:
-        text, name = read_whole(Path(data.path).expanduser()), data.path
+        path = Path(data.path).expanduser()
+        check_plain(path, "data.path")
+        text, name = read_whole(path), data.path
     else:
         text, name = king_james(), "the King James Bible"
         if data.book is not None:

@@ -37,8 +37,8 @@ class _Cuda(Kernel):
         return stand_in_out(grad_out, delta)
 
 
-def _squares(band: Band, *, least: int = 128) -> list[Band]:
-    """`band` as rectangles, full or square and causal, by halving; bands of at most `least` rows stay as they are."""
+def _squares(band: Band) -> list[Band]:
+    """`band` as rectangles, full or square and causal; one with a lower bound stays as it is."""
     if band.low is None and band.high is None:
         return [band]
     if band.low is None and band.high == 0:

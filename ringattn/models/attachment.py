@@ -50,5 +50,6 @@ def cut_of(model: nn.Module) -> Cut:
 
 
 def attachment_of(module: nn.Module) -> Attachment | None:
+    """What `ringattn.parallelize` left on `module`; None where it was not there."""
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, Attachment) else None

@@ -32,6 +32,10 @@ def generate(
     probability (nucleus sampling; A. Holtzman et al., arXiv 1904.09751). stop: tokens that end a row.
     retrieval: how a landmark model, parallelized or not, reads beyond its window; for it alone.
     Returns int64 [B, L + n], the same on every rank, n at most `max_new_tokens`; a row that has ended repeats its end.
+
+    Raises:
+        ValueError: a number outside of its range; a prompt without a token, or not the same on every rank; a model that
+        is not parallelized and has no landmarks; `retrieval` for one without landmarks, or that does not fit it.
     """
     steps = stream(
         make_decoder(

@@ -1,6 +1,6 @@
 """One attention call on one rank, between the tensors a user holds and those the executor moves.
 
-Shared by real ranks (`ringattn.attention`) and virtual ones (`ringattn.runtime.virtual`).
+Shared by real ranks (`ringattn.attention`) and virtual ones (`ringattn.virtual`).
 """
 
 from __future__ import annotations

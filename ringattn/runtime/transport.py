@@ -119,7 +119,7 @@ class Mailboxes:
 
 
 class VirtualTransport:
-    """Messages between ranks that one process plays in turn (`ringattn.runtime.virtual`)."""
+    """Messages between ranks that one process plays in turn (`ringattn.virtual`)."""
 
     def __init__(self, rank: int, mailboxes: Mailboxes) -> None:
         self.rank = rank

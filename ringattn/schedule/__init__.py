@@ -102,6 +102,11 @@ def parse(spec: str) -> tuple[str, dict[str, int | str]]:
         ValueError: one of them is unknown, or not a number where one is needed.
     """
     name, _, numbers = spec.partition(":")
+    if name.endswith(".py"):
+        raise ValueError(
+            f"a schedule in a file is for `ringattn schedules` and `ringattn compare`, got {spec!r}: elsewhere run it "
+            "from Python, ringattn.SequenceParallel(schedule=value), or make it a built-in (docs/add-a-schedule.md)"
+        )
     if name not in _BUILDERS:
         raise ValueError(f"unknown schedule {name!r}{suggest(name, schedules())}; there are {', '.join(schedules())}")
     parameters = inspect.signature(_BUILDERS[name]).parameters

@@ -10,7 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from ringattn.sequence.layout import Layout
+from ringattn.sequence.layout import LAYOUTS, Layout
+
+# Those that give ranks runs of consecutive tokens.
+RUN_LAYOUTS = tuple(name for name in LAYOUTS if name != "striped")
 
 
 class Stretch(NamedTuple):

@@ -6,15 +6,15 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ringattn.settings.launcher import LauncherConfig, check_launcher
+from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import lengths_of
 from ringattn.settings.model import ModelConfig, check_model
-from ringattn.settings.parallel import ScheduleConfig
+from ringattn.settings.parallel import ScheduleConfig, check_schedule
 from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 from ringattn.settings.rules import not_negative, positive
-from ringattn.settings.typed import suggest
+from ringattn.settings.typed import setting, suggest
 
 TASKS = ("perplexity", "passkey", "ruler", "recall", "harness")
 
@@ -22,73 +22,69 @@ TASKS = ("perplexity", "passkey", "ruler", "recall", "harness")
 RULER_TASKS = ("single", "multikey", "multivalue", "multiquery", "variables", "common", "frequent")
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """What perplexity is measured on."""
 
-    path: str | None = _setting(None, "a UTF-8 text file; null: the King James Bible")
-    book: str | None = _setting(None, "one book of the Bible: Genesis, or 1 Kings")
+    path: str | None = setting(None, "a UTF-8 text file; null: the King James Bible")
+    book: str | None = setting(None, "one book of the Bible: Genesis, or 1 Kings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RulerConfig:
     """RULER-style tasks."""
 
-    tasks: str = _setting("all", f"names with commas between: {', '.join(RULER_TASKS)}")
-    haystack: str = _setting("noise", "noise (repeated sentences), words (random ones), or a text file")
-    needles: int = _setting(4, "keys, values and queries of multikey, multivalue and multiquery")
-    hops: int = _setting(4, "assignments behind the first one in variables")
-    common: int = _setting(10, "words asked for in common")
+    tasks: str = setting("all", f"names with commas between: {', '.join(RULER_TASKS)}")
+    haystack: str = setting("noise", "noise (repeated sentences), words (random ones), or a text file")
+    needles: int = setting(4, "keys, values and queries of multikey, multivalue and multiquery")
+    hops: int = setting(4, "assignments behind the first one in variables")
+    common: int = setting(10, "words asked for in common")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig:
     """Associative recall."""
 
-    pairs: str = _setting("16,64", "numbers of key-value pairs, with commas between")
-    power: float = _setting(1.0, "of the gaps before queries: 1 uniform, 0.01 as the paper trains, near the pairs")
+    pairs: str = setting("16,64", "numbers of key-value pairs, with commas between")
+    power: float = setting(1.0, "of the gaps before queries: 1 uniform, 0.01 as the paper trains, near the pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessConfig:
     """lm-evaluation-harness, where it is installed."""
 
-    tasks: str | None = _setting(None, "its tasks, with commas between")
-    include_path: str | None = _setting(None, "a folder with task files of one's own")
-    limit: int | None = _setting(None, "documents of each task; null: all")
-    fewshot: int | None = _setting(None, "examples before each question; null: the task's own number")
+    tasks: str | None = setting(None, "its tasks, with commas between")
+    include_path: str | None = setting(None, "a folder with task files of one's own")
+    limit: int | None = setting(None, "documents of each task; null: all")
+    fewshot: int | None = setting(None, "examples before each question; null: the task's own number")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """One evaluation, whole."""
 
-    tasks: str = _setting("perplexity", f"with commas between: {', '.join(TASKS)}")
-    lengths: str = _setting("2048", "tokens of a sequence, with commas between: 4096,8k,16k")
-    windows: int = _setting(8, "perplexity: sequences of the longest length; shorter ones read the same text")
-    depths: int = _setting(11, "passkey: places of the key, evenly spread from the start to the end")
-    samples: int = _setting(3, "passkey, ruler, recall: sequences for each figure")
-    scoring: Literal["teacher", "greedy"] = _setting(
+    tasks: str = setting("perplexity", f"with commas between: {', '.join(TASKS)}")
+    lengths: str = setting("2048", "tokens of a sequence, with commas between: 4096,8k,16k")
+    windows: int = setting(8, "perplexity: sequences of the longest length; shorter ones read the same text")
+    depths: int = setting(11, "passkey: places of the key, evenly spread from the start to the end")
+    samples: int = setting(3, "passkey, ruler, recall: sequences for each figure")
+    scoring: Literal["teacher", "greedy"] = setting(
         "teacher", "of answers: in one pass with the earlier ones given, or as greedy decoding writes them"
     )
-    seed: int = _setting(0, "of everything that is drawn")
-    precision: Literal["float32", "bfloat16"] = _setting("float32", "of the computation; weights stay as saved")
-    chunk: int = _setting(1024, "tokens whose logits exist at a time")
-    batch_tokens: int = _setting(16384, "sequences are read together up to so many tokens in all")
-    name: str | None = _setting(None, "what the model is called in tables; null: its folder")
-    out: str | None = _setting(None, "where to write, a new folder; null: runs/eval-DATE-TIME")
-    compare: str | None = _setting(None, "result.json of another evaluation, or its folder, to show beside this one")
+    seed: int = setting(0, "of everything that is drawn")
+    precision: Literal["float32", "bfloat16"] = setting("float32", "of the computation; weights stay as saved")
+    chunk: int = setting(1024, "tokens whose logits exist at a time")
+    batch_tokens: int = setting(16384, "sequences are read together up to so many tokens in all")
+    name: str | None = setting(None, "what the model is called in tables; null: its folder")
+    out: str | None = setting(None, "where to write, a new folder; null: runs/eval-DATE-TIME")
+    compare: str | None = setting(None, "result.json of another evaluation, or its folder, to show beside this one")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: TextConfig = field(default_factory=TextConfig)
     ruler: RulerConfig = field(default_factory=RulerConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    launcher: WorkersConfig = field(default_factory=WorkersConfig)
     # Of a landmark model: random access in place of attention over the whole sequence.
     retrieval: RetrievalConfig | None = None
 
@@ -143,12 +139,17 @@ def check(config: EvaluationConfig) -> None:
     if config.model.path is None or config.model.architecture is not None:
         raise ValueError("an evaluation reads a model that was trained: write model.path=FOLDER, a checkpoint folder.")
     check_model(config.model)
-    check_launcher(config.launcher)
+    positive({"processes": config.launcher.processes, "threads": config.launcher.threads})
     numbers = ("windows", "depths", "samples", "chunk", "batch_tokens")
-    positive({name: getattr(config, name) for name in numbers} | {"schedule.timeout": config.schedule.timeout})
+    positive({name: getattr(config, name) for name in numbers})
+    check_schedule(config.schedule)
     positive({f"ruler.{name}": getattr(config.ruler, name) for name in ("needles", "hops", "common")})
     positive({"recall.power": config.recall.power, "harness.limit": config.harness.limit})
     not_negative({"seed": config.seed})
+    if config.schedule.backward is not None:
+        raise ValueError(
+            f"an evaluation runs no backward, got schedule.backward={config.schedule.backward}: leave it out."
+        )
     if config.retrieval is not None:
         check_retrieval(config.retrieval)
     _ = config.task_names, config.ruler_names, config.token_lengths, config.pair_numbers

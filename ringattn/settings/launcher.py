@@ -22,8 +22,8 @@ class WorkersConfig:
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
     """What sbatch is told. `time` as sbatch takes it; `warn` seconds before that the run saves and asks for another
-    turn; `options` of sbatch besides, with spaces between; `setup` is a line of shell before the run (`module load`).
-    `submit`: false writes the script and submits nothing."""
+    turn; `gpus` on each node; `options` of sbatch besides, with spaces between; `setup` is a line of shell before the
+    run (`module load`). `submit`: false writes the script and submits nothing."""
 
     nodes: int = 1
     time: str = "24:00:00"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+# A setting that counts tokens, and may be written with a unit.
+Tokens = Annotated[int, "tokens"]
 
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
 _SCALE = {"": 1, "k": 2**10, "m": 2**20}

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ringattn.planner.choose import AUTO
+from ringattn.schedule import parse
+from ringattn.sequence.layout import make_layout, suggest
 from ringattn.settings.rules import positive
+
+# Those of `ringattn.kernels`, which needs torch; the last three are of landmark attention.
+KERNEL_NAMES = (
+    "auto",
+    "flash_attn",
+    "cuda_flash",
+    "cuda_efficient",
+    "cuda_cudnn",
+    "cpu_flash",
+    "tiled",
+    "naive",
+    "landmark_triton",
+    "landmark_tiled",
+    "landmark_naive",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +50,25 @@ class MeshConfig:
 
 def check_parallel(schedule: ScheduleConfig, mesh: MeshConfig) -> None:
     """The rules that one field's type cannot state; ValueError where one is broken."""
-    positive({"schedule.timeout": schedule.timeout, "mesh.sequence_parallel": mesh.sequence_parallel})
+    check_schedule(schedule)
+    positive({"mesh.sequence_parallel": mesh.sequence_parallel})
+
+
+def check_schedule(schedule: ScheduleConfig) -> None:
+    """ValueError where a schedule, the layout or the kernel is none, or the timeout not above 0."""
+    for name in (schedule.name, schedule.backward):
+        if name not in (None, AUTO):
+            parse(str(name))
+    make_layout(schedule.layout, 0, 1)
+    check_kernel(schedule.kernel)
+    positive({"schedule.timeout": schedule.timeout})
+
+
+def check_kernel(name: str) -> None:
+    """ValueError where there is no kernel of attention of that name; whether it serves shows with the tensors."""
+    if name not in KERNEL_NAMES:
+        known = ", ".join(KERNEL_NAMES)
+        raise ValueError(f"unknown kernel {name!r}{suggest(name, KERNEL_NAMES)}; there are {known}")
 
 
 def mesh_shape(world: int, sequence_parallel: int | None) -> tuple[int, int]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ringattn.settings.rules import positive
-
-
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
-
+from ringattn.settings.typed import setting
 
 # Blocks of a window, unless said.
 _WINDOW = 8
@@ -21,19 +17,19 @@ _WINDOW = 8
 class RetrievalConfig:
     """Mohtashami and Jaggi, arXiv 2305.16300, sections 3.2 to 3.4."""
 
-    k: int = _setting(4, "blocks that are retrieved for a query; all where there are fewer")
-    window: int | None = _setting(
+    k: int = setting(4, "blocks that are retrieved for a query; all where there are fewer")
+    window: int | None = setting(
         None, "tokens read at a time and attended to exactly, a multiple of the model's block; null: 8 blocks"
     )
-    kind: Literal["token_and_head", "head", "token"] = _setting(
+    kind: Literal["token_and_head", "head", "token"] = setting(
         "token_and_head", "who chooses: each token in each head; a head for all tokens; a token for all heads"
     )
-    positions: Literal["stingy", "plain"] = _setting(
+    positions: Literal["stingy", "plain"] = setting(
         "stingy", "blocks are read just before the window (stingy), or where they stood in the text (plain)"
     )
-    keep: Literal["device", "cpu", "file"] = _setting("device", "where keys and values of past blocks wait")
-    folder: str | None = _setting(None, "of the files, with keep=file")
-    search: str = _setting(
+    keep: Literal["device", "cpu", "file"] = setting("device", "where keys and values of past blocks wait")
+    folder: str | None = setting(None, "of the files, with keep=file")
+    search: str = setting(
         "exact",
         "exact; recent, which takes the k last blocks unsearched (a sliding window of the same cost, to compare with); "
         "faiss, or faiss:FACTORY with an index of it that needs no training",
@@ -43,15 +39,15 @@ class RetrievalConfig:
 def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None:
     """The rules that one field's type cannot state; ValueError where one is broken."""
     positive({f"{name}.k": config.k, f"{name}.window": config.window})
-    for setting, known in (
+    for choice, known in (
         ("kind", ("token_and_head", "head", "token")),
         ("positions", ("stingy", "plain")),
         ("keep", ("device", "cpu", "file")),
     ):
-        if getattr(config, setting) not in known:
+        if getattr(config, choice) not in known:
             raise ValueError(
-                f"{name}.{setting} is one of {', '.join(known)}, got {getattr(config, setting)!r}: write "
-                f"{name}.{setting}={known[0]}."
+                f"{name}.{choice} is one of {', '.join(known)}, got {getattr(config, choice)!r}: write "
+                f"{name}.{choice}={known[0]}."
             )
     if (config.keep == "file") != (config.folder is not None):
         raise ValueError(

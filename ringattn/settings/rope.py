@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ringattn.settings.lengths import length_of
 from ringattn.settings.typed import suggest
 
 KINDS = ("linear", "ntk", "dynamic", "yarn", "llama3", "theta")
@@ -35,7 +36,7 @@ class RopeScaling:
 
 
 def parse_rope_scaling(text: str) -> RopeScaling:
-    """`yarn:16384`, `yarn` or `theta:1e6` as a value.
+    """`yarn:16384`, `yarn:16k`, `yarn` or `theta:1e6` as a value.
 
     Raises:
         ValueError: an unknown kind, with a suggestion; a target that is no number of positions.
@@ -57,11 +58,14 @@ def parse_rope_scaling(text: str) -> RopeScaling:
                 "example model.rope_scaling=theta:1000000."
             )
         return RopeScaling(kind=kind, theta=theta)
-    if colon and (not number.replace("_", "").isdecimal() or int(number) < 1):
+    if not colon:
+        return RopeScaling(kind=kind)
+    try:
+        return RopeScaling(kind=kind, target=length_of(number))
+    except ValueError:
         raise ValueError(
             f"model.rope_scaling takes a kind and the positions to reach, got {number!r} after {kind}: {_EXAMPLE}."
-        )
-    return RopeScaling(kind=kind, target=int(number) if colon else None)
+        ) from None
 
 
 def scaled_positions(values: Mapping[str, Any], scaling: RopeScaling, *, length: int | None) -> dict[str, Any]:

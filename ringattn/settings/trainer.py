@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ringattn.settings.lengths import Tokens
 from ringattn.settings.rules import not_negative, positive
 
 
@@ -12,14 +13,17 @@ from ringattn.settings.rules import not_negative, positive
 class TrainerConfig:
     """The loop. Lengths and chunks are in tokens.
 
+    `accumulation`: sequences a step on each data-parallel row. `precision`: bfloat16 computes under autocast with fp32
+    weights (under ZeRO 1 to 3 with bf16 weights beside fp32 ones). `keep_attention`: checkpointing keeps what attention
+    gave, so that it neither computes nor communicates it again. `loss_chunk`: tokens whose logits exist at one time.
     `mlp_chunk`: tokens whose feed-forward activations exist at one time (null: all). `offload_activations`: what
-    checkpointing keeps waits in the host's memory. `skip_limit`: steps in a row whose loss or gradient is not finite,
-    which are skipped, before the run stops. `hang_seconds`: without progress for so long, each rank says what it waits
-    for (0: never).
+    checkpointing keeps waits in the host's memory. `evaluate_sequences`: held-out sequences read at the end, at most.
+    `skip_limit`: steps in a row whose loss or gradient is not finite, which are skipped, before the run stops.
+    `hang_seconds`: without progress for so long, each rank says what it waits for (0: never).
     """
 
     steps: int = 100
-    sequence_length: int = 8192
+    sequence_length: Tokens = 8192
     accumulation: int = 1
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -14,6 +14,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, cast
 
+from ringattn.settings.lengths import Tokens, length_of
+
 T = TypeVar("T")
 
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -43,13 +45,18 @@ def keys(cls: type, prefix: str = "") -> list[str]:
     return found
 
 
+def setting(default: Any, meaning: str) -> Any:
+    """A field with a default and what it means."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
 def build(cls: type[T], mapping: Mapping[str, Any], prefix: str = "") -> T:
     """Build the dataclass `cls` from `mapping`; `prefix` is the dotted place, for messages.
 
     Raises:
         ValueError: an unknown or missing key, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
@@ -70,6 +77,9 @@ def build(cls: type[T], mapping: Mapping[str, Any], prefix: str = "") -> T:
 
 def _convert(hint: Any, value: Any, place: str) -> Any:
     inner, optional = _strip_none(hint)
+    if inner == Tokens:
+        inner = int
+        value = length_of(value, name=place) if isinstance(value, str) else value
     if value is None:
         if optional:
             return None

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ringattn.launch.cores import cores
+
 from ringattn.data.progress import Progress
 from study.effort import MIXERS, QUICK, QUICK_MIXERS, QUICK_RATIOS, RATIOS, Effort, Point, points_of
 from study.record import Run, read_run
@@ -141,13 +143,12 @@ def _start(run: Run, point: Point) -> subprocess.Popen[str]:
 
 
 def _hardware() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     cpus = Path("/proc/cpuinfo")
     if cpus.exists():
         names = [line.split(":", 1)[1].strip() for line in cpus.read_text().splitlines() if "model name" in line]
         name = names[0] if names else name
-    return f"{name}, {cores} cores, one thread a model"
+    return f"{name}, {cores()} cores, one thread a model"
 
 
 def report(run: Run) -> None:

@@ -78,7 +78,7 @@ def test_files_folders_and_globs_of_text(tmp_path):
     assert documents(tmp_path, source="text")[2] == "x = 1\n"
 
 
-def test_a_book_comes_in_pieces_that_end_with_a_line(monkeypatch, tmp_path):
+def test_a_book_comes_in_pieces_that_end_with_a_line(monkeypatch):
     monkeypatch.setattr(text, "PIECE", 100)
     book = "".join(f"line {i} of it\n{'' if i % 3 else chr(10)}" for i in range(60))
     whole = list(text.pieces([book]))

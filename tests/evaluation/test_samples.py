@@ -73,7 +73,7 @@ def test_ruler_s_answers_are_what_its_questions_ask(pieces):
     assert ranked[:3] == said["frequent"]
 
 
-def test_recall_asks_each_key_once_and_puts_its_value_behind(pieces):
+def test_recall_asks_each_key_once_and_puts_its_value_behind():
     nothing = np.zeros(0, dtype=np.int64)
     for power in (1.0, 0.01):
         (case,) = recall_cases([90], [8], vocabulary=60, special={0, 1}, power=power, seed=0, start=nothing)

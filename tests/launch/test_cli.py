@@ -6,6 +6,9 @@ import sys
 
 import pytest
 from ringattn.launch.cli import COMMANDS, main
+from ringattn.launch.compose import conf_folder
+
+from ringattn.settings.parallel import KERNEL_NAMES
 
 HEAVY = ("torch", "transformers", "hydra", "tokenizers", "matplotlib", "wandb")
 PROBE = """
@@ -40,6 +43,8 @@ def test_help_imports_nothing_heavy_and_is_quick(words):
         # Processor time: on a machine that others use, what a person waits for says nothing about the command.
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
+        if seconds[-1] <= 0.7:
+            break
     assert min(seconds) <= 0.7
 
 
@@ -53,7 +58,7 @@ def test_the_help_of_train_lists_groups_and_settings(capsys):
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "adamw, muon" in shown and "tokenring" in shown and "--dry-run" in shown
-    assert "sequence_length" in shown
+    assert "sequence_length" in shown and f"\n{conf_folder()}\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,6 @@ def test_a_mistake_gives_one_line_and_exit_code_2(words, message, capsys):
 
 
 def test_an_error_from_inside_a_library_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("ringattn.launch.compose.compose", lambda words: int("not a number of ours"))
     import json
 
     monkeypatch.setattr("ringattn.launch.compose.compose", lambda words: json.loads("{"))
@@ -85,4 +89,7 @@ def test_doctor_says_what_works(capsys):
     shown = capsys.readouterr().out
     lines = {line[4:].split("  ")[0]: line[:2] for line in shown.splitlines()}
     assert lines["torch"] == lines["gloo"] == lines["CPU kernel"] == "ok"
-    assert {"Python", "cores", "memory", "disk", "NCCL", "GPU", "wandb", "flash-attn"} <= set(lines)
+    assert {"Python", "cores", "memory", "disk", "NCCL", "GPU", "wandb", "flash-attn", "lm-eval"} <= set(lines)
+    assert {f"kernel {name}" for name in KERNEL_NAMES if name != "auto"} <= set(lines)
+    assert shown.count("chosen by auto") == 2
+    assert lines["kernel naive"] == "ok" and "  attention: serves\n" in shown

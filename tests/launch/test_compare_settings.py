@@ -6,6 +6,7 @@ from ringattn.launch.cli import main
 from ringattn.launch.compare.about import Place, host_names
 from ringattn.launch.compare.assemble import _aligned
 from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read, split_schedules
+from ringattn.launch.compare.state_settings import states_help_text
 
 from ringattn.measure import RankPass, Recording, Shards, known_bytes
 from ringattn.planner.timeline import Event, RankTimeline
@@ -23,8 +24,9 @@ def test_words_are_read_as_yaml_reads_them():
     config = read(["ranks=4", "length=100", "window=null", "causal=false", "documents=0,40,100", "dtype=bfloat16"])
     assert (config.ranks, config.length, config.dtype) == (4, 100, "bfloat16")
     assert config.mask == Mask(causal=False, documents=(0, 40, 100))
+    assert read(["length=8k"]).length == 8192
     assert read(["documents=[0,40,2048]"]).documents == "0,40,2048"
-    assert read(["launcher.processes=3"]).ranks == 3
+    assert read(["launcher.processes=3"]).ranks == read(["processes=3"]).ranks == 3
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,9 @@ MISTAKES = [
     (["query_heads=3"], "query_heads must be a multiple of key_heads, got 3 and 2: write for example key_heads=3."),
     (["dtype=fp32"], "dtype must be one of float32, float64, bfloat16, float16, got 'fp32'. Did you mean 'float32'?"),
     (["repeats=0"], "repeats must be above 0, got 0"),
-    (["length=many"], "length must be a whole number, got 'many'"),
+    (["length=many"], "length must be a number of tokens from 1 on, got 'many': write length=131072, 128k or 1M."),
     (["layout=zig"], "unknown layout 'zig' (did you mean 'zigzag'?)"),
+    (["kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
     (["documents=0,7"], "documents must end with the length of the sequence"),
     (["documents=a,b"], "documents are whole numbers with commas between, got 'a,b'"),
     (["window=0"], "window must be at least 1"),
@@ -107,6 +110,8 @@ def test_the_help_tells_of_every_setting(capsys):
     assert help_text() in capsys.readouterr().out
     for name in ("ranks", "schedules", "documents", "cluster", "folder", "launcher.threads"):
         assert f"\n  {name} " in f"\n{help_text()}"
+    for name in ("mixer", "routes", "dtype", "error"):
+        assert f"\n  {name} " in f"\n{states_help_text()}"
 
 
 def test_hosts_of_one_name_are_told_apart_by_their_networks():

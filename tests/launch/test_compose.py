@@ -36,20 +36,24 @@ def test_composing_is_repeatable(tmp_path):
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize("group", ["data", "experiment", "launcher", "mesh", "model", "optimizer", "trainer"])
+@pytest.mark.parametrize("group", sorted(set(groups()) - {"schedule"}))
 def test_every_choice_of_every_group_composes(group, tmp_path, monkeypatch):
-    model = tmp_path / "model"
-    model.mkdir()
+    model, hybrid = tmp_path / "model", tmp_path / "hybrid"
     sizes = {"model_type": "llama", "vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    (model / "config.json").write_text(
-        json.dumps(sizes | {"num_attention_heads": 1, "max_position_embeddings": 64}), encoding="utf-8"
-    )
+    sizes |= {"num_attention_heads": 1, "max_position_embeddings": 64}
+    for folder, layer in ((model, "full_attention"), (hybrid, "linear_attention")):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(sizes | {"layer_types": [layer]}), encoding="utf-8")
     # A model in a package is not a part of every machine.
-    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: model)
+    monkeypatch.setattr("ringattn.launch.compose.locate", lambda word: hybrid if word == str(hybrid) else model)
     needs = {
         "model": {"folder": [f"model.path={model}"]},
         "data": {key: ["data.path=text.txt"] for key in ("file", *KINDS)},
         "adapter": {"lora": [f"model.path={model}"]},
+        "distill": {
+            "logits": [f"model.path={model}", f"distill.teacher={model}"],
+            "mixers": [f"model.path={hybrid}", f"distill.teacher={model}"],
+        },
         "deepspeed": {key: ["optimizer=adamw"] for key in groups()["deepspeed"]},
         "launcher": {key: ["launcher.hosts=a"] for key in ("torchrun", "deepspeed")},
     }
@@ -77,6 +81,16 @@ def test_every_schedule_is_a_choice():
     assert {"ring", "tokenring", "ulysses"} <= set(groups()["schedule"])
     assert compose(["schedule=ring"]).schedule.name == "ring"
     assert compose(["schedule=usp:heads=2"]).schedule.name == "usp:heads=2"
+
+
+def test_a_length_may_have_a_unit():
+    assert compose(["trainer.sequence_length=32k"]).trainer.sequence_length == 32768
+
+
+def test_how_ranks_start_has_the_short_names_of_every_command():
+    config = compose(["schedule=ring", "layout=striped", "processes=3", "threads=1", "device=cpu"])
+    assert (config.schedule.layout, config.launcher.processes) == ("striped", 3)
+    assert (config.launcher.threads, config.launcher.device) == (1, "cpu")
 
 
 def test_a_checkpoint_is_trained_with_a_careful_optimizer(tmp_path):
@@ -116,7 +130,18 @@ def test_a_path_chooses_its_variant():
         ),
         (["trainer.steps=[1"], "the settings could not be put together"),
         (["schedule=tokenrng"], "unknown schedule 'tokenrng' (did you mean 'tokenring'?)"),
+        (["schedule=my_ring.py:my_ring"], "got 'my_ring.py:my_ring': elsewhere run it from Python, ringattn.Sequence"),
         (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
+        (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?)"),
+        (["adapter.rank=8"], "adapter.rank is a setting of adapter=lora, and none of these is chosen"),
+        (
+            ["model.hybrid.pattern=pure"],
+            "model.hybrid.pattern is a setting of model=hybrid_1b3, model=hybrid_340m, model=hybrid_demo, and none",
+        ),
+        (
+            ["model.path=a", "model.architecture.layers=3"],
+            "model.architecture.layers is a setting of model=hybrid_1b3, ",
+        ),
         (["launcher.processes=3", "mesh.sequence_parallel=2"], "got 3 ranks and a degree of 2"),
         (["model.path=/none"], "model.path must be a Hugging Face checkpoint folder on this machine"),
         (["data=file"], "the setting data.path is required and has no value: write data.path=..."),

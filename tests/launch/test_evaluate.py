@@ -150,6 +150,11 @@ def test_what_one_rank_refuses_every_rank_refuses(place):
         (["tasks=harness"], "tasks=harness goes with harness.tasks"),
         (["model.rope_scaling=yarm"], "Did you mean 'yarn'?"),
         (["compare=nowhere"], "an earlier evaluation is read from its result.json, but nowhere is not there"),
+        (["schedule.backward=ring"], "an evaluation runs no backward, got schedule.backward=ring: leave it out"),
+        (["schedule.name=rings"], "unknown schedule 'rings' (did you mean 'ring'?)"),
+        (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
+        (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?); there are auto, "),
+        (["launcher.restarts=2"], "there is no setting launcher.restarts."),
         (["processes=3"], "processes=3 is for starting them here, but 2 are started already"),
     ],
 )
@@ -157,6 +162,14 @@ def test_a_wrong_setting_is_told_before_any_rank_starts(place, words, told):
     with pytest.raises(ValueError) as refused:
         read_other(read(words_of(place, *words), world=2))
     assert told in str(refused.value)
+
+
+def test_schedules_are_named_as_in_training(place):
+    short = read(words_of(place, "schedule=usp:heads=2", "layout=striped", "processes=4"))
+    assert short == read(
+        words_of(place, "schedule.name=usp:heads=2", "schedule.layout=striped", "launcher.processes=4")
+    )
+    assert (short.schedule.name, short.launcher.processes) == ("usp:heads=2", 4)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(place):
@@ -171,6 +184,8 @@ def test_lengths_texts_and_tokenizers_that_do_not_serve_are_refused(place):
         (["tasks=passkey", "lengths=64"], "passkey, 0 %: a sequence must hold the task's own words, which take"),
         (["tasks=recall", "lengths=8"], "recall of 4 pairs takes 16 tokens, four a pair, but a sequence has 8"),
         (["tasks=perplexity", "data.path=none.txt"], "data.path must be a text file, got none.txt"),
+        (["data.path=articles.jsonl.gz"], "is read as it stands and must be plain text, got articles.jsonl.gz"),
+        (["data.path=page.html"], "must be plain text, got page.html: write the words of its records into a .txt file"),
         (["tasks=passkey", f"model.path={place / 'recall'}"], "needs a fast tokenizer beside its weights"),
     ):
         with pytest.raises(ValueError) as refused:

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 import torch
 from gguf_file import write_gguf
+from ranks import refusals
 from ringattn.launch.cli import main
 from ringattn.launch.generate import read_words
-from ringattn.launch.generate_job import Spoken, encode, ends_of
+from ringattn.launch.generate_job import Spoken, encode, ends_of, work
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ringattn.models.convert import convert, identify
@@ -83,6 +84,27 @@ def test_text_comes_in_whole_letters():
 def test_a_prompt_is_text_as_it_stands():
     for text in ("1e3", "yes", "[a, b]", "a=b", "null"):
         assert read_words(["model.path=x", f"prompt={text}"]).prompt == text
+
+
+def test_schedules_and_ranks_are_named_as_in_training():
+    short = ["model=x", "prompt=a", "schedule=ring", "layout=striped", "processes=3", "timeout=9", "rope_scaling=yarn"]
+    long = ["model.path=x", "prompt=a", "schedule.name=ring", "schedule.layout=striped", "launcher.processes=3"]
+    assert read_words(short) == read_words([*long, "schedule.timeout=9", "model.rope_scaling=yarn"])
+
+
+def test_ranks_that_are_there_are_not_started_again():
+    assert read_words(["model=x", "prompt=a"], world=4).processes == 4
+    with pytest.raises(ValueError, match="processes=3 is for starting them here, but 4 are started already: leave it"):
+        read_words(["model=x", "prompt=a", "processes=3"], world=4)
+
+
+def worked(rank, words):
+    work(read_words(words, world=2))
+
+
+def test_what_a_rank_finds_out_every_rank_is_told(folder):
+    for told in refusals(2, worked, [f"model={folder}", "prompt=a", "chat=true"], threads=True):
+        assert told.startswith("chat=true needs a chat template, but this model's tokenizer has none")
 
 
 def test_a_chat_template_is_used_or_missed(folder):

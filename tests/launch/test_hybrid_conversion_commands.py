@@ -63,7 +63,7 @@ def test_the_mixers_come_nearer_and_nothing_else_moves(models, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_run_goes_on_and_on_two_ranks_is_the_same(models, tmp_path, capsys):
+def test_a_run_goes_on_and_on_two_ranks_is_the_same(models, tmp_path):
     one = train(models, tmp_path / "one", "trainer.steps=4", "launcher.processes=1")
     two = train(models, tmp_path / "two", "trainer.steps=4", "checkpoint.every=2", "launcher.processes=2")
     assert two == pytest.approx(one, rel=1e-4)

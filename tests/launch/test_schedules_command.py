@@ -176,7 +176,7 @@ def test_an_error_inside_a_users_function_keeps_its_traceback(mine):
         ("show ring --window 0", "window must be at least 1"),
         ("route rnig", "unknown state route 'rnig' (did you mean 'ring'?); there are allgather, pipeline, ring, scan"),
         ("route ring --layout striped", "choose layout contiguous, zigzag or balanced"),
-        ("route ring --ranks 0", "--ranks must be at least 1, got 0"),
+        ("route ring --ranks 0", "argument --ranks: must be a whole number from 1 on, got '0'"),
         ("route ring --rank 2", "unrecognized arguments: --rank 2; see `ringattn schedules route --help`"),
         ("show ring --documents 0,9", "documents must end with the length of the sequence: it ends with 9"),
         ("show ring --documents 0;9", "argument --documents: must be whole numbers with commas between"),

@@ -180,7 +180,7 @@ def test_a_job_that_is_warned_of_its_limit_saves_and_takes_another_turn(cluster,
 
 @needs_slurm
 @pytest.mark.slow
-def test_a_killed_cluster_leaves_nothing(tmp_path):
+def test_a_killed_cluster_leaves_nothing():
     script = (
         "import sys; from slurm_bed import SlurmBed\nwith SlurmBed(1) as bed:\n print(bed.folder, flush=True)\n input()"
     )

@@ -98,11 +98,13 @@ def test_the_saved_model_has_the_held_out_loss_that_was_reported(two_ranks):
     assert sum(plain) / 2 == pytest.approx(report["loss"], rel=1e-5)
 
 
+@pytest.mark.slow  # tests/training/test_uneven.py and test_engines.py hold this of the loop, without the command.
 def test_one_rank_has_the_same_losses(two_ranks, tmp_path):
     train(tmp_path, "launcher.processes=1", "trainer.accumulation=2")
     assert losses(tmp_path) == pytest.approx(losses(two_ranks[0]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_data_parallel_rows_have_the_same_losses(two_ranks, tmp_path):
     """Two rows of one rank with one sequence each read what one row with two sequences reads."""
     train(tmp_path, "launcher.processes=2", "mesh.sequence_parallel=1", "trainer.accumulation=1")
@@ -121,7 +123,7 @@ def test_plain_torchrun_is_the_same_job(two_ranks, tmp_path):
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
-def test_under_torchrun_a_mistake_is_said_once_and_nobody_waits(tmp_path):
+def test_under_torchrun_a_mistake_is_said_once_and_nobody_waits():
     started = time.monotonic()
     code, _, shown = run([*TORCHRUN, "ringattn", "train"], "trainer.step=1")
     assert code != 0

@@ -43,7 +43,7 @@ def test_a_port_is_shared_by_all_that_leaves_it():
 
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("cluster", [mesh(8), switch(8), two_levels(2, 4)], ids=lambda c: c.name)
-@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.slow), True], ids=["full", "causal"])
 def test_near_the_simulator_where_the_wire_is_the_bound(cluster, backward, causal):
     workload = call(8, 4096, heads=8, key_heads=4, causal=causal)
     off = errors(cluster, workload, hosts=len(set(cluster.hosts)) if "two" in cluster.name else 1, backward=backward)

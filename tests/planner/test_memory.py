@@ -246,7 +246,7 @@ def test_longest_answers_at_once(ranks, schedule):
 
 
 @pytest.mark.parametrize("layout", ["zigzag", "striped"])
-@pytest.mark.parametrize("ranks", [24, 64])
+@pytest.mark.parametrize("ranks", [24, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "schedule",
     ["ring", "biring", "tokenring", "allgather", "ulysses", "doublering", "tile", "tile:rows=4", "usp:heads=4"],

@@ -14,8 +14,15 @@ NAMED = [name for name in schedules() if name != "grid"]
 
 
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("key_heads", [8, 2])
-@pytest.mark.parametrize("cluster", [mesh(4), switch(4), two_levels(2, 2), mesh(8)], ids=lambda c: f"{c.name}{c.world}")
+@pytest.mark.parametrize(
+    ("cluster", "key_heads"),
+    [
+        *((cluster, key_heads) for cluster in (mesh(4), switch(4), two_levels(2, 2)) for key_heads in (8, 2)),
+        (mesh(8), 2),
+        pytest.param(mesh(8), 8, marks=pytest.mark.slow),
+    ],
+    ids=lambda c: c if isinstance(c, int) else f"{c.name}{c.world}",
+)
 def test_never_worse_than_the_best_named_schedule(cluster, key_heads, backward):
     workload = call(cluster.world, 2048, key_heads=key_heads, causal=True)
     found = search(cluster, workload, directions=(backward,))[0].forward[0]

@@ -1,6 +1,5 @@
 """A headless Chromium for tests, driven over its debugging pipe (DevTools protocol): no driver, port or package."""
 
-import base64
 import fcntl
 import itertools
 import json
@@ -139,10 +138,6 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text, **more)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **more)
         self.settle()
-
-    def screenshot(self, path, *, whole=False):
-        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(picture["data"]))
 
     def complaints(self):
         """What stands in the console: messages, exceptions, refused loads."""

@@ -69,7 +69,6 @@ def check(world: VirtualWorld, tensors, grad, out, grads, mask, tolerance, **opt
         assert sp.pool().held == 0
 
 
-CASES = list(itertools.product(SCHEDULES, LAYOUTS, MASKS, HEADS, WORLDS))
 # Every schedule x layout x mask, with heads and ranks taking turns.
 QUICK = [
     (s, lay, m, list(HEADS)[(i + i // 3) % 3], WORLDS[(i + i // 6) % 6])
@@ -83,7 +82,7 @@ def test_fp64(schedule, layout, mask, heads, world):
     check(VirtualWorld(world, schedule, layout), *case, MASKS[mask], 1e-10)
 
 
-@pytest.mark.parametrize(("schedule", "layout", "mask", "heads", "world"), QUICK)
+@pytest.mark.parametrize(("schedule", "layout", "mask", "heads", "world"), QUICK[::3])
 def test_fp32(schedule, layout, mask, heads, world):
     case = problem(HEADS[heads], MASKS[mask], dtype=torch.float32)
     check(VirtualWorld(world, schedule, layout), *case, MASKS[mask], 1e-5)

@@ -14,7 +14,7 @@ def alone():
     return {n: run(1, sequences=n) for n in (4, 8)}
 
 
-@pytest.mark.parametrize("degree", [4, 2, 1])
+@pytest.mark.parametrize("degree", [4, 2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_mesh_trains_as_one_process(degree, alone):
     options = [{"sequences": 4}, {"sequences": 8}] if degree < 4 else [{"sequences": 4}]
     for found in run_ranks(4, on_rank, degree, options):
@@ -68,21 +68,19 @@ def test_bf16_with_fp32_weights_in_the_optimizer_moves_them_as_fp32_does(alone):
 
 
 def test_a_run_goes_on_at_another_world_size_as_if_never_stopped(tmp_path, alone):
-    run_ranks(4, on_rank, 2, [{"stop_at": 2, "folder": str(tmp_path)}])
-    for world, degree in ((4, 2), (2, 2), (2, 1)):
-        for found in run_ranks(world, on_rank, degree, [{"start": str(tmp_path)}]):
-            losses, norms, weights = found[0]
-            expected = alone[4]
-            assert difference((losses, norms, weights), (expected[0][2:], expected[1], expected[2])) < TOLERANCE
+    """From two ranks to two rows of two, and to one process."""
+    run_ranks(2, on_rank, 2, [{"stop_at": 2, "folder": str(tmp_path)}])
+    again = {"start": str(tmp_path)}
+    expected = (alone[4][0][2:], alone[4][1], alone[4][2])
+    for found in (*(each[0] for each in run_ranks(4, on_rank, 2, [again])), run(1, **again)):
+        assert difference(found, expected) < TOLERANCE
 
 
 def test_at_the_same_world_size_it_goes_on_to_the_bit(tmp_path):
-    whole = run_ranks(2, on_rank, 2, [{}])
-    run_ranks(2, on_rank, 2, [{"stop_at": 3, "folder": str(tmp_path)}])
-    again = run_ranks(2, on_rank, 2, [{"start": str(tmp_path)}])
-    for before, after in zip(whole, again, strict=True):
-        assert after[0][0] == before[0][0][3:]
-        assert all(torch.equal(after[0][2][name], tensor) for name, tensor in before[0][2].items())
+    runs = [{}, {"stop_at": 3, "folder": str(tmp_path)}, {"start": str(tmp_path)}]
+    for whole, _, again in run_ranks(2, on_rank, 2, runs):
+        assert again[0] == whole[0][3:]
+        assert all(torch.equal(again[2][name], tensor) for name, tensor in whole[2].items())
 
 
 @pytest.mark.slow
