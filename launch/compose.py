@@ -229,7 +229,10 @@ def _check_against_machine(config: RunConfig, *, world: int) -> None:
         architecture_of(found)
         check_landmark_block(found, config.model.landmark_block)
         if config.distill.teacher is not None:
-            check_teacher(config.distill, Path(config.model.path), Path(config.distill.teacher))
+            check_teacher(
+                config.distill, Path(config.model.path), Path(config.distill.teacher),
+                landmark_block=config.model.landmark_block, ranks=degree,
+            )  # fmt: skip
         if config.model.rope_scaling is not None:
             scaled_positions(
                 found, parse_rope_scaling(config.model.rope_scaling), length=config.trainer.sequence_length

@@ -111,6 +111,12 @@ def check_hybrid_settings(config: ConvertConfig) -> None:
     given = [name for name, value in own.items() if value is not None]
     if config.to != "hybrid" and given:
         raise ValueError(f"{given[0]} is of a hybrid, got {given[0]}={own[given[0]]} without to=hybrid: write both.")
+    if config.sliding_window is not None and "sliding" not in (config.pattern or ""):
+        raise ValueError(
+            f"sliding_window is of the sliding layers of a pattern, got sliding_window={config.sliding_window} and "
+            f"pattern={config.pattern or '3:1'}, which has none: list the kind of each layer "
+            "(pattern=linear,sliding,...,full), or leave it out."
+        )
     if config.mixer is not None and config.mixer not in MIXER_NAMES:
         raise ValueError(
             f"mixer is one of {', '.join(MIXER_NAMES)}, got {config.mixer!r}{suggest(config.mixer, MIXER_NAMES)}"
@@ -124,7 +130,7 @@ def recipe_of(config: ConvertConfig) -> Recipe | None:
     from ringattn.models.hybrid.convert import Recipe
 
     return Recipe(
-        pattern=HybridSettings(pattern=config.pattern or Recipe.pattern).listed_pattern(),
+        pattern=HybridSettings(pattern=config.pattern).listed_pattern() if config.pattern else Recipe.pattern,
         mixer=config.mixer or Recipe.mixer,
         sliding_window=config.sliding_window,
         seed=config.seed or 0,

@@ -130,6 +130,12 @@ def check(config: GenerateConfig) -> Path:
     if config.rope_scaling is not None:
         parse_rope_scaling(config.rope_scaling)
     folder = locate(shipped_path(config.model) or config.model)
+    plain = GenerateConfig()
+    if "landmark_block" in read_config(folder) and (config.schedule, config.layout) != (plain.schedule, plain.layout):
+        raise ValueError(
+            "a landmark model's prompt is read in windows, whole on each rank, by no schedule, got "
+            f"schedule={config.schedule} layout={config.layout}: leave them out."
+        )
     if config.retrieval is not None:
         check_model_serves(read_config(folder), config.retrieval, name=str(folder))
     return folder

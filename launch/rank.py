@@ -68,12 +68,20 @@ def be_rank(work: Callable[[int], object], *, timeout: timedelta = _START) -> in
     except Exception as error:
         if _lost_another(error):
             time.sleep(_GRACE)
-        else:
+        elif not _users(error):
             traceback.print_exc()
         print(f"ringattn: rank {rank} of {world} failed: {str(error).strip()}", file=sys.stderr, flush=True)
         # Not through the interpreter's end, which would wait for what other ranks never send.
         os._exit(1)
     return 0
+
+
+def _users(error: Exception) -> bool:
+    """Whether the message is all that a user needs."""
+    try:
+        return isinstance(error, ValueError) and bool(one_sentence(error))
+    except ValueError:
+        return False
 
 
 def _lost_another(error: BaseException) -> bool:

@@ -4,7 +4,7 @@
 #
 #   scripts/finetune_smollm2.sh [FOLDER]     runs/smollm2-16k unless given; the same line again goes on where it stopped
 #
-# Two ranks on two cores. STEPS (16) steps of one sequence of 16,384 tokens each.
+# Two ranks on two cores. STEPS (8) steps of one sequence of 16,384 tokens each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/smollm2-16k}
@@ -15,8 +15,8 @@ mkdir -p "$out"
 
 # Base of the rotary angles x 4: the best of the scalings without training at twice the length.
 ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$out/bible.txt" \
-    run.folder="$out/run" resume=auto checkpoint.every=2 \
-    trainer.sequence_length=16384 trainer.steps="${STEPS:-16}" trainer.gradient_checkpointing=true \
+    run.folder="$out/run" resume=auto checkpoint.every=1 \
+    trainer.sequence_length=16384 trainer.steps="${STEPS:-8}" trainer.gradient_checkpointing=true \
     trainer.loss_chunk=256 trainer.mlp_chunk=2048 trainer.evaluate_sequences=1 \
     adapter=lora adapter.rank=16 adapter.train_norms=true \
     optimizer.learning_rate=1.0e-3 optimizer.warmup=0.15 optimizer.final=0.1 \

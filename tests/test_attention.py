@@ -211,3 +211,13 @@ def test_auto_needs_a_cluster_of_as_many_ranks():
     query = torch.randn(1, 64, 8, 64)
     with pytest.raises(ValueError, match="has 2 ranks, got 4"):
         world.attention(query, query, query)
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"landmark_block": 4}])
+def test_autocast_rounds_no_partial_result(options):
+    query, key, value = (torch.randn(1, 23, 2, 8, dtype=torch.bfloat16) for _ in range(3))
+    sp = ringattn.SequenceParallel()
+    expected = sp.attention(query, key, value, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sp.attention(query, key, value, **options)
+    assert torch.equal(found, expected)

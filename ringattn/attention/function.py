@@ -39,7 +39,7 @@ class Attention(torch.autograd.Function):
         if kept is not None:
             out, lse = kept
         else:
-            # A forward, unlike a backward, runs under its caller's autocast, which would round sums that kernels widened.
+            # A forward, unlike a backward, runs under its caller's autocast, which would round what kernels widened.
             with torch.autocast(query.device.type, enabled=False):
                 results = sp._run(call.forward_plan, call, forward_inputs(query, key, value))
                 out, lse = finish_forward(results, sinks, query.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ringattn.attention import SequenceParallel
 from ringattn.data.sequence import IGNORE, Sequence
+from ringattn.models.landmark.memory import check_places
 from ringattn.models.landmark.read import RandomAccess, check_serves
 from ringattn.models.support import text_model
 from ringattn.settings.retrieval import RetrievalConfig
@@ -21,7 +22,7 @@ class RandomAccessReader(SequenceReader):
 
     Each sequence is read by all ranks; what is spread over them is the memory of its past blocks.
 
-    Raises ValueError for a model without landmarks, and settings that do not serve it.
+    Raises ValueError for a model without landmarks, settings that do not serve it, and what this machine can't do.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class RandomAccessReader(SequenceReader):
         precision: str = "float32",
     ) -> None:
         check_serves(text_model(model), retrieval)
+        check_places(retrieval)
         super().__init__(model, sp, device=device, chunk=chunk, precision=precision)
         self._retrieval = retrieval
 

@@ -71,7 +71,7 @@ def attend(
         return retrieval.attend(module, query, key, value, scale=scaling), None
     _check(module, attention_mask, dropout, sliding_window, length, rest)
     attachment.attended = True
-    query, key, value = _cast(query, key, value)
+    query, key, value = of_autocast(query, key, value)
     if shards is not None and shards.decoding:
         return shards.attend(
             _layer(module), query, key, value, window=sliding_window, scale=scaling, softcap=softcap, sinks=s_aux
@@ -96,7 +96,7 @@ def attend(
     return out, None
 
 
-def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+def of_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast rotary embeddings return fp32 while the values are narrow: all become the type that torch's own
     attention would cast them to."""
     kind = tensors[0].device.type

@@ -78,7 +78,7 @@ def identify(word: str) -> Source:
     if (path / "config.sha256").is_file():
         run, path = path, (path / "checkpoints" / "latest").resolve()
         if not path.exists():
-            raise ValueError(f"the run {run} has no checkpoint yet: let it reach trainer.checkpoint_every, or its end.")
+            raise ValueError(f"the run {run} has no checkpoint yet: let it reach checkpoint.every, or its end.")
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(f"a file to convert is a .gguf, got {path}: give the folder that it lies in.")

@@ -121,6 +121,7 @@ class InputHooks:
                 f"over {sp.world} ranks: give a longer sequence"
             )
         positions = given.get("position_ids")
+        self._check_of_landmarks(given, _positions(length, documents))
         if positions is None:
             positions = _positions(length, documents).to(tokens.device)[None]
         given["position_ids"] = positions
@@ -164,8 +165,10 @@ class InputHooks:
         sp.check_shard("input_ids" if given.get("input_ids") is not None else "inputs_embeds", tokens.shape[1],
                        cut.layout(length, documents))  # fmt: skip
         places = _positions(length, documents)
+        own = cut.shard(places, 0, documents)
+        self._check_of_landmarks(given, own)
         if given.get("position_ids") is None:
-            given["position_ids"] = cut.shard(places, 0, documents).to(tokens.device)[None]
+            given["position_ids"] = own.to(tokens.device)[None]
         self._attachment.last_position = cut.last_place(int(places.max()))
         if given.get("shift_labels") is not None:
             if given.get("num_items_in_batch") is None:
@@ -180,6 +183,12 @@ class InputHooks:
             "documents": _shortened(documents),
             "the batch size": str(tokens.shape[0]),
         }
+
+    def _check_of_landmarks(self, given: Arguments, positions: Tensor) -> None:
+        """What a landmark model refuses, found before the ranks agree: one rank's tokens alone may be wrong."""
+        if self._attachment.cut.landmark_block is not None:
+            check_ids(given.get("input_ids"), self._config.vocab_size)
+            check_positions(given.get("position_ids"), positions)
 
     def _prepare_step(self, given: Arguments) -> None:
         """One token of each row, on every rank: nothing is cut, and the ranks agreed when the prompt was read."""
@@ -211,6 +220,28 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arg
 def _tokens(given: Arguments) -> Tensor:
     tokens: Tensor = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
     return tokens
+
+
+def check_ids(input_ids: Tensor | None, vocabulary: int) -> None:
+    """ValueError where a landmark model's text has other ids than `vocabulary` ordinary tokens have."""
+    highest = int(input_ids.max()) if input_ids is not None and input_ids.numel() else 0
+    if highest >= vocabulary:
+        what = "the landmark's own id, which the model puts in by itself" if highest == vocabulary else "no token's"
+        raise ValueError(
+            f"a text's token ids go from 0 to {vocabulary - 1}, got {highest}, {what}: give the text without it."
+        )
+
+
+def check_positions(given: Tensor | None, expected: Tensor) -> None:
+    """ValueError where a landmark model is given other positions than each token's place in its document, int64 [n]."""
+    if given is None:
+        return
+    if given.shape[-1] != len(expected) or bool((given.cpu() != expected).any()):
+        raise ValueError(
+            "a landmark model counts positions by itself, landmarks among them, but was given position_ids that "
+            "are not each token's place in its document: leave them out, and say where documents end with "
+            "documents=."
+        )
 
 
 def check_no_padding(mask: Any) -> None:

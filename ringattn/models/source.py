@@ -41,7 +41,8 @@ def locate(word: str) -> Path:
         return converted(_gguf(path))
     if path.exists() or not _HUB_NAME.fullmatch(word) or word.startswith("."):
         read_config(path)
-        return path.absolute()
+        # Resolved: `checkpoints/latest` may be another one when a run that was made of it goes on.
+        return path.resolve()
     return Path(_from_hub(word, lambda hub: hub.snapshot_download(word, allow_patterns=_WANTED, ignore_patterns="*/*")))
 
 

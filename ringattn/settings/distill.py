@@ -70,8 +70,12 @@ def check_distill(
         )
 
 
-def check_teacher(distill: DistillConfig, student: Path, teacher: Path) -> None:
+def check_teacher(
+    distill: DistillConfig, student: Path, teacher: Path, *, landmark_block: int | None = None, ranks: int = 1
+) -> None:
     """From the two models' folders: they share a vocabulary and, where layers are compared, their sizes.
+
+    landmark_block: that the student gets on loading. ranks: that share a sequence.
 
     Raises:
         ValueError: they do not; the student has no linear layers to fit, or the teacher no attention there.
@@ -82,6 +86,13 @@ def check_teacher(distill: DistillConfig, student: Path, teacher: Path) -> None:
             "teacher and model say what comes next in the same tokens, got vocabularies of "
             f"{other.get('vocab_size')} (distill.teacher={teacher}) and {own.get('vocab_size')} (model.path={student}) "
             "tokens, which are not the same: give a teacher with the model's tokenizer."
+        )
+    block, its = landmark_block or own.get("landmark_block"), other.get("landmark_block")
+    if ranks > 1 and block != its:
+        raise ValueError(
+            "ranks that share a sequence cut a landmark model's between blocks, so that they hold other tokens of it "
+            f"than without, got landmark_block {its or 'none'} in the teacher and {block or 'none'} in the model on "
+            f"{ranks} ranks: write mesh.sequence_parallel=1."
         )
     if distill.match == "logits":
         return

@@ -152,6 +152,7 @@ def check(config: EvaluationConfig) -> None:
         )
     if config.retrieval is not None:
         check_retrieval(config.retrieval)
+        _check_random_access(config, config.retrieval)
     _ = config.task_names, config.ruler_names, config.token_lengths, config.pair_numbers
     if config.data.path is not None and config.data.book is not None:
         raise ValueError(
@@ -163,6 +164,22 @@ def check(config: EvaluationConfig) -> None:
             f"the harness runs tasks of its own: tasks=harness goes with harness.tasks, got tasks={config.tasks} and "
             f"harness.tasks={config.harness.tasks}: write for example tasks=harness harness.tasks=lambada_openai."
         )
+
+
+def _check_random_access(config: EvaluationConfig, retrieval: RetrievalConfig) -> None:
+    others = [name for name in config.task_names if name != "perplexity"]
+    if retrieval.kind == "head" and others:
+        raise ValueError(
+            "with retrieval.kind=head the tokens of an answer choose blocks for one another, which no generation can, "
+            f"got tasks={config.tasks}: write retrieval.kind=token_and_head, or tasks=perplexity."
+        )
+    plain = ScheduleConfig()
+    for name in ("name", "layout", "kernel", "cluster"):
+        if getattr(config.schedule, name) != getattr(plain, name):
+            raise ValueError(
+                "with retrieval settings each rank reads all tokens, by no schedule, got "
+                f"schedule.{name}={getattr(config.schedule, name)}: leave it out."
+            )
 
 
 def out_folder(config: EvaluationConfig, *, stamp: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from ringattn.settings.typed import setting
 
 # Blocks of a window, unless said.
 _WINDOW = 8
+
+# faiss's names of indexes that order keys by inner products alone, and take them one by one from the first.
+_INDEX = re.compile(r"Flat|SQfp16|HNSW[1-9]\d*(,(Flat|SQfp16))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +63,16 @@ def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None
         raise ValueError(
             f"{name}.search is exact, recent, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
         )
-    if config.search.endswith(":") and not factory:
+    if ":" in config.search and not _INDEX.fullmatch(factory):
         raise ValueError(
-            f"{name}.search=faiss:FACTORY names an index of faiss, got none: write for example faiss:Flat."
+            f"{name}.search=faiss:FACTORY is an index that needs no training, Flat, SQfp16 or HNSW with a number "
+            f"(HNSW32, HNSW32,SQfp16), got {factory!r}: write {name}.search=faiss:HNSW32."
+        )
+    if kind != "exact" and config.kind != "token_and_head":
+        why = "an index answers each query by itself" if kind == "faiss" else "the last blocks are everybody's"
+        raise ValueError(
+            f"{why}, so that {name}.search={kind} goes with {name}.kind=token_and_head, got kind={config.kind}: write "
+            f"{name}.search=exact."
         )
 
 

@@ -80,9 +80,21 @@ def _trained(options: argparse.Namespace) -> Run:
         from study.tasks import Text
 
         Text.read(effort)
+    _check_sizes(effort, points)
     run = Run.begin(options.out, effort, points, _hardware()).only(points)
     _train(run, options.jobs)
     return run
+
+
+def _check_sizes(effort: Effort, points: Sequence[Point]) -> None:
+    """ValueError where a mixer can't have them: before hours of others."""
+    import torch
+
+    from study.train import make_model
+
+    with torch.device("meta"):
+        for mixer in {point.mixer: point for point in points}.values():
+            make_model(effort, mixer, effort.vocabulary)
 
 
 def _train(run: Run, jobs: int) -> None:
@@ -100,6 +112,9 @@ def _train(run: Run, jobs: int) -> None:
             if stopped.is_set():
                 return
             with lock:
+                # Asked again: who stopped it has ended all that run.
+                if stopped.is_set():
+                    return
                 process = _start(run, point)
                 running.add(process)
             assert process.stdout is not None

@@ -99,6 +99,7 @@ def test_a_mistake_in_the_settings(words, message):
         (["pattern=3:1"], "pattern is of a hybrid, got pattern=3:1 without to=hybrid: write both"),
         (["to=hybrid", "mixer=gated_delta"], "got 'gated_delta' (did you mean 'gated_deltanet'?)"),
         (["to=hybrid", "pattern=9:1"], "the pattern 9:1 does not fit 2 layers"),
+        (["to=hybrid", "sliding_window=512"], "sliding_window=512 and pattern=3:1, which has none"),
         (["to=mamba"], "to must be one of landmark, plain, hybrid, got 'mamba'"),
     ],
 )

@@ -51,6 +51,12 @@ def test_convert_makes_a_landmark_model_and_takes_it_back(place, tmp_path, capsy
         (["generate", "model={model}", "prompt=a", "retrieval.window=8"], "write retrieval.window=7."),
         (["eval", "model.path={plain}", "retrieval.k=2"], "plain has none: make a landmark model of it"),
         (["eval", "model.path={model}", "retrieval.keep=file"], "name a folder"),
+        (["eval", "model.path={model}", "retrieval.kind=head", "tasks=passkey"], "write retrieval.kind=token_and_head"),
+        (
+            ["eval", "model.path={model}", "retrieval.k=2", "layout=striped"],
+            "by no schedule, got schedule.layout=striped",
+        ),
+        (["generate", "model={model}", "prompt=a", "schedule=ring"], "by no schedule, got schedule=ring layout=zigzag"),
     ],
 )
 def test_a_mistake_is_said_before_any_rank_starts(words, message, place, capsys):

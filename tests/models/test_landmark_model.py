@@ -99,6 +99,49 @@ def test_documents_are_read_as_if_each_stood_alone():
     assert torch.equal(model(input_ids=tokens, position_ids=restarts).logits, found)
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_it_trains_under_autocast(parallel):
+    model, tokens = to_landmark(plain(), BLOCK).float(), make_tokens(1, LENGTH)
+    if parallel:
+        model = ringattn.parallelize(model, ringattn.SequenceParallel())
+    expected = model(input_ids=tokens, labels=tokens).loss.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=tokens, labels=tokens).loss
+    loss.backward()
+    assert float((loss - expected).detach().abs() / expected) < 1e-2
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def refused_on_one(rank: int) -> str:
+    model = ringattn.parallelize(to_landmark(plain(), BLOCK), ringattn.SequenceParallel(timeout=60))
+    tokens = cut_of(model).shard(make_tokens(1, LENGTH), 1)
+    if rank == 1:
+        tokens[0, 0] = VOCABULARY
+    with pytest.raises(ValueError) as refused:
+        model(input_ids=tokens, length=LENGTH)
+    return str(refused.value)
+
+
+def test_what_one_rank_refuses_the_others_hear_of():
+    first, second = run_ranks(2, refused_on_one)
+    assert "the landmark's own id" in second
+    assert "the landmark's own id" in first
+
+
+def test_scaling_by_the_length_counts_the_last_landmark():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100.0, "original_max_position_embeddings": 16}
+    model = to_landmark(plain(rope_parameters=rope, max_position_embeddings=16), BLOCK)
+    tokens = make_tokens(1, 12 * BLOCK)  # The last block is whole, and its landmark lies on one rank.
+    expected = model(input_ids=tokens).logits.detach()
+    for found in run_ranks(2, whole_logits, [copy.deepcopy(model) for _ in range(2)], tokens, threads=True):
+        torch.testing.assert_close(found, expected)
+
+
+def whole_logits(rank: int, models: list[Any], tokens: Tensor) -> Tensor:
+    model = ringattn.parallelize(models[rank], ringattn.SequenceParallel(schedule="ring", layout="contiguous"))
+    return cut_of(model).unshard(model(tokens).logits.detach(), 1, tokens.shape[1])
+
+
 def alone_step(model: Any, tokens: Tensor, documents: tuple[int, ...] | None) -> Step:
     outputs = model(input_ids=tokens, documents=documents)
     loss = nn.functional.cross_entropy(outputs.logits.flatten(0, 1), shift(tokens, documents).flatten())

@@ -71,3 +71,10 @@ def test_models_that_do_not_go_together(tmp_path, student, teacher, words, messa
         check_teacher(distill, own, other)
     check_teacher(distill, folder(tmp_path / "hybrid", HYBRID), folder(tmp_path / "llama", LLAMA))
     check_teacher(dataclasses.replace(distill, match="logits"), own, own)
+
+
+def test_ranks_cut_both_models_sequences_at_the_same_places(tmp_path):
+    distill, own = DistillConfig(teacher="t"), folder(tmp_path / "own", LLAMA)
+    check_teacher(distill, own, own, landmark_block=63, ranks=1)
+    with pytest.raises(ValueError, match="got landmark_block none in the teacher and 63 in the model on 2 ranks"):
+        check_teacher(distill, own, own, landmark_block=63, ranks=2)

@@ -95,6 +95,10 @@ class FileHome(Home):
                 f"the folder for past blocks, {folder}, can't be made ({error}): name another with retrieval.folder."
             ) from None
 
+    def check(self) -> None:
+        """ValueError where the folder can't be written to."""
+        self.array("check", (1,), torch.uint8, 1)
+
     def of_layer(self, layer: int) -> Home:
         return FileHome(self._folder, f"{self._prefix}-layer{layer}")
 

@@ -17,8 +17,8 @@ from transformers import AttentionInterface
 
 from ringattn.attention import SequenceParallel
 from ringattn.models.attachment import attachment_of
-from ringattn.models.attend import NAME, Retriever
-from ringattn.models.inputs import check_no_padding, documents_of_positions
+from ringattn.models.attend import NAME, Retriever, of_autocast
+from ringattn.models.inputs import check_ids, check_no_padding, check_positions, documents_of_positions
 from ringattn.runtime.transport import Mailboxes, VirtualTransport
 from ringattn.sequence.landmarks import Bounds, Ints, are_landmarks, block_numbers, with_landmarks
 from ringattn.sequence.layout import Layout
@@ -101,7 +101,7 @@ class LandmarkDecoder(LandmarkAttention):
         else:
             layout, rank = attachment.cut.with_landmarks(spread, bounds), attachment.sp.rank
         parts = _parts(spread, bounds, block, layout, rank)
-        self._check_positions(position_ids, parts)
+        check_positions(position_ids, torch.from_numpy(parts.token))
         if states.shape[1] != len(parts.ordinary):
             raise ValueError(
                 f"{states.shape[1]} tokens were given where this rank's part of {whole} has {len(parts.ordinary)}: cut "
@@ -125,12 +125,7 @@ class LandmarkDecoder(LandmarkAttention):
         if input_ids is None:
             raise ValueError("a model is called with either input_ids or inputs_embeds, got neither: give one of them.")
         vocabulary: int = self.config.vocab_size  # type: ignore[attr-defined]
-        highest = int(input_ids.max()) if input_ids.numel() else 0
-        if highest >= vocabulary:
-            what = "the landmark's own id, which the model puts in by itself" if highest == vocabulary else "no token's"
-            raise ValueError(
-                f"a text's token ids go from 0 to {vocabulary - 1}, got {highest}, {what}: give the text without it."
-            )
+        check_ids(input_ids, vocabulary)
         embedded: Tensor = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
         return embedded
 
@@ -141,17 +136,6 @@ class LandmarkDecoder(LandmarkAttention):
         index = torch.where(landmark, states.shape[1], (~landmark).cumsum(0) - 1)
         rows = torch.cat((states, row.expand(states.shape[0], 1, -1)), dim=1)
         return rows.index_select(1, index)
-
-    def _check_positions(self, given: Tensor | None, parts: _Parts) -> None:
-        if given is None:
-            return
-        expected = torch.from_numpy(parts.token)
-        if given.shape[-1] != len(expected) or bool((given.cpu() != expected).any()):
-            raise ValueError(
-                "a landmark model counts positions by itself, landmarks among them, but was given position_ids that "
-                "are not each token's place in its document: leave them out, and say where documents end with "
-                "documents=."
-            )
 
 
 class _Parts:
@@ -201,7 +185,7 @@ def attend_alone(
             f"dropout inside attention is not supported, got {dropout} in {type(module).__name__}: set "
             "model.config.attention_dropout to 0 before the model is made"
         )
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    query, key, value = (x.transpose(1, 2) for x in of_autocast(query, key, value))
     out = alone.attention(
         query, key, value, documents=documents, scale=scaling, length=length, landmark_block=landmark_block
     )

@@ -78,11 +78,6 @@ class FaissSearcher(Searcher):
 
 def check_index(config: RetrievalConfig) -> None:
     """ValueError where faiss can't search so."""
-    if config.kind != "token_and_head":
-        raise ValueError(
-            "an index answers each query by itself, so that retrieval.search=faiss goes with "
-            f"retrieval.kind=token_and_head, got kind={config.kind}: write retrieval.search=exact."
-        )
     make_index(_factory(config), 8)
 
 
@@ -106,9 +101,4 @@ def make_index(factory: str, dim: int) -> Any:
             f"faiss makes no index of {factory!r} ({str(error).splitlines()[-1]}): write "
             "retrieval.search=faiss:Flat or faiss:HNSW32."
         ) from None
-    if not index.is_trained:
-        raise ValueError(
-            f"blocks are added as they are read, to an index that needs no training, got faiss:{factory}: write "
-            "retrieval.search=faiss:Flat or faiss:HNSW32."
-        )
     return index

@@ -50,9 +50,8 @@ class LandmarkMemory:
         # Tokens of a window, landmarks counted.
         self.window = window_blocks(config, self.block) * self.stride
         self.slots = Slots(config, self.block)
-        if config.search.startswith("faiss"):
-            # Here, and not in the middle of a text.
-            check_search(config)
+        # Here, and not in the middle of a text.
+        check_places(config)
         self._home = _home(config, self.rank, model.device)
         self._reserve = -(-reserve // (self.block * self.world))
         self._layers: dict[int, _Layer] = {}
@@ -189,6 +188,14 @@ class LandmarkMemory:
             return turned
 
         return rotate
+
+
+def check_places(config: RetrievalConfig) -> None:
+    """ValueError where this machine lacks what searches, or a folder that can be written to."""
+    if config.search.startswith("faiss"):
+        check_search(config)
+    if config.keep == "file":
+        FileHome(Path(str(config.folder)), "check").check()
 
 
 def _home(config: RetrievalConfig, rank: int, device: torch.device) -> Home:
