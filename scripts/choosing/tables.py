@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from choosing.cases import (
     ESTIMATED_RANKS,
@@ -22,6 +24,9 @@ from ringattn.planner.predict import as_run
 from ringattn.report.schedule import spread
 from ringattn.schedule.traffic import chunk_bytes
 from ringattn.schedule.verify import verify
+
+# Of 50 Mbit/s links between four hosts (docs/validation.md).
+_MEASURED = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "2026-11-23" / "summary.json"
 
 # What is less than the simulator can be trusted to tell apart, as a fraction.
 _NOTHING = 0.005
@@ -55,6 +60,7 @@ def tables() -> dict[str, str]:
         "directions": directions(),
         "layouts": layouts(),
         "unnamed": unnamed(),
+        "measured": measured(),
     }
 
 
@@ -196,6 +202,31 @@ def unnamed() -> str:
             ]
         )
     return _markdown(("", "pass", "best named", "found", "less time"), rows)
+
+
+def measured() -> str:
+    """TokenRing's time over the ring's, and the fastest published schedule, on the test bed without a mask."""
+    figures = json.loads(_MEASURED.read_text(encoding="utf-8"))["figures"]
+    seconds = {(each["case"], each["direction"], each["schedule"]): each["measured"] for each in figures}
+    beds = {"mesh": "mesh", "switch": "switch", "two-level": "two groups of two"}
+    rows, fastest = [], []
+    for words, key_heads in (("MHA", 8), ("4 to 1", 2)):
+        best = {}
+        for direction in ("forward", "backward"):
+            cells = []
+            for bed in beds:
+                pass_of = (f"{bed}-50Mbit-8-{key_heads}-full", direction)
+                ratio = seconds[(*pass_of, "tokenring")] / seconds[(*pass_of, "ring")]
+                cells.append(f"{ratio:.2f}")
+                named = [key for key in seconds if key[:2] == pass_of and ":" not in key[2]]
+                best[bed, direction] = min(named, key=lambda key: seconds[key])[2]
+            rows.append([f"{words}, {direction}", *cells])
+        fastest.append([f"fastest, {words}", *(_both(best[bed, "forward"], best[bed, "backward"]) for bed in beds)])
+    return _markdown(("", *beds.values()), rows + fastest)
+
+
+def _both(forward: str, backward: str) -> str:
+    return f"`{forward}`" if forward == backward else f"`{forward}` forward, `{backward}` backward"
 
 
 def _machine(call: Call) -> str:
