@@ -173,4 +173,6 @@ def _index(rows: tuple[int, ...], like: Tensor) -> Tensor:
 @lru_cache(maxsize=256)
 def _index_on(rows: tuple[int, ...], device: torch.device) -> Tensor:
     """Kept, since a copy to a GPU would make the host wait for it in every layer."""
-    return torch.tensor(rows, dtype=torch.int64, device=device)
+    # Whoever asks first may be in inference mode, whose tensors no later training could use.
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=torch.int64, device=device)

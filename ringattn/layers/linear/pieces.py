@@ -93,7 +93,9 @@ def make_pieces(
         document == last[:, None],
         before == last,
     )
-    return Pieces(lengths, size, of_run, *(torch.from_numpy(mask).to(device) for mask in masks))
+    # Whoever asks first may be in inference mode, whose tensors no later training could use.
+    with torch.inference_mode(False):
+        return Pieces(lengths, size, of_run, *(torch.from_numpy(mask).to(device) for mask in masks))
 
 
 def starts_in(documents: Sequence[int] | None, runs: Sequence[range]) -> np.ndarray:

@@ -122,3 +122,11 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"takes query and key \[B, n, H, dk\]"):
         linear_attention(one, one[..., :2], one, context=Context.alone(3))
     assert make_mixer("gla").sizes.hidden_size == HIDDEN
+
+
+def test_what_is_kept_from_inference_serves_training():
+    hidden, context = make_hidden(53), Context.alone(53, (0, 21, 53))
+    mixer = make_mixer("gated_deltanet")
+    with torch.inference_mode():
+        mixer(hidden, context=context)
+    mixer(hidden.clone().requires_grad_(), context=context).sum().backward()
