@@ -17,6 +17,7 @@ OPTIONAL = {
     "peft": "LoRA",
     "flash-attn": "the fastest kernels on NVIDIA GPUs",
     "triton": "GPU kernels",
+    "fla-core": "linear attention on GPUs",
 }
 
 

@@ -51,6 +51,7 @@ def test_the_mixers_have_their_names():
     ({"pattern": "linear,linear,sliding,full"}, "sliding layers need model.hybrid.sliding_window"),
     ({"conv_width": 0}, "model.hybrid.conv_width is at least 1, got 0"),
     ({"state_route": "rings"}, "rings"),
+    ({"kernel": "flah"}, r"model.hybrid.kernel is one of auto, fla, torch, got 'flah' \(did you mean 'fla'"),
 ])  # fmt: skip
 def test_settings_that_break_a_rule(changes, message):
     with pytest.raises(ValueError, match=message):
