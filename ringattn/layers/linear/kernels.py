@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -21,8 +22,8 @@ from ringattn.settings.hybrid import LINEAR_KERNELS
 
 KERNELS = (*LINEAR_KERNELS, "recurrent")
 
-# Older ones refuse decays on Hopper GPUs whatever the triton.
-_OLDEST = "0.5.2"
+# 0.5.2 can't be imported beside triton 3.9.
+_OLDEST = "0.6.0"
 # chunk_gated_delta_rule_fwd_h and chunk_kda have one tile of key channels.
 _LARGEST_KEY = 256
 
@@ -101,7 +102,7 @@ def check_kernel(name: str, family: Family | None = None, *, key_dim: int = 0, v
     if refusal is None and not torch.cuda.is_available():
         refusal = "runs on a CUDA device, and there is none here"
     if refusal is None and family is not None:
-        refusal = _of_sizes(family, key_dim, value_dim)
+        refusal = _of_sizes(family, key_dim, value_dim) or _failure(family)
     if refusal:
         raise ValueError(f"kernel={name!r} {refusal}: use kernel='torch', which runs on any device, or 'auto'")
 
@@ -112,11 +113,11 @@ def fla_refusal(request: Request) -> str | None:
     if request.device.type != "cuda":
         return f"runs on a CUDA device, and the tensors are on {request.device.type}"
     refusal = absence() or _of_dtype(request) or _of_sizes(request.family, request.key_dim, request.value_dim)
-    return refusal or _of_device(request)
+    return refusal or _of_device(request) or _failure(request.family)
 
 
 def absence() -> str | None:
-    """Why fla can't be imported here, or None where it can."""
+    """What fla needs that is not here, or None where all is."""
     try:
         found = version("fla-core")
     except PackageNotFoundError:
@@ -124,6 +125,16 @@ def absence() -> str | None:
     if Version(found) < Version(_OLDEST):
         return f"needs fla-core {_OLDEST} or later, and {found} is installed"
     return None if find_spec("triton") else "needs the package triton, which is not installed"
+
+
+def _failure(family: Family) -> str | None:
+    """What importing the family's function ends with, None where it works."""
+    try:
+        import_module(f"fla.ops.{family.value}.chunk")
+    # Whatever fla and triton of different years say of each other.
+    except Exception as error:
+        return f"can't be imported here ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    return None
 
 
 def _refusal(name: str, request: Request) -> str | None:

@@ -37,7 +37,9 @@ CUDA = torch.device("cuda")
 def stand_in(monkeypatch):
     """fla's functions are the stand-ins, serve any tensors, and are called."""
     called = []
-    monkeypatch.setattr("ringattn.layers.linear.fla.function", lambda family: called.append(family) or FUNCTIONS[family])
+    monkeypatch.setattr(
+        "ringattn.layers.linear.fla.function", lambda family: called.append(family) or FUNCTIONS[family]
+    )
     monkeypatch.setattr(kernels, "fla_refusal", lambda request: None)
     yield
     assert called
@@ -133,6 +135,7 @@ def installed(monkeypatch):
     versions = {"fla-core": "0.6.0", "triton": "3.9.0"}
     monkeypatch.setattr(kernels, "version", versions.__getitem__)
     monkeypatch.setattr(kernels, "find_spec", lambda name: name)
+    monkeypatch.setattr(kernels, "import_module", lambda name: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     kernels.fla_refusal.cache_clear()
     yield versions
@@ -183,8 +186,11 @@ def test_what_is_refused(installed, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match="takes heads of even key and value channels, got 4 and 3"):
         make_mixer("gla", kernel="fla")
-    installed["fla-core"] = "0.4.2"
-    with pytest.raises(ValueError, match=r"needs fla-core 0\.5\.2 or later, and 0\.4\.2 is installed"):
+    monkeypatch.setattr(kernels, "import_module", lambda name: {}[name])
+    with pytest.raises(ValueError, match=r"kernel='fla' can't be imported here \(KeyError: 'fla\.ops\.gla\.chunk'\)"):
+        check_kernel("fla", Family.GLA)
+    installed["fla-core"] = "0.5.2"
+    with pytest.raises(ValueError, match=r"needs fla-core 0\.6\.0 or later, and 0\.5\.2 is installed"):
         check_kernel("fla")
     monkeypatch.undo()
     if importlib.util.find_spec("fla") is None:
