@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ringattn.schedule.states import check_route
 from ringattn.sequence.layout import split, suggest
@@ -69,6 +70,11 @@ def check_hybrid(settings: HybridSettings, *, layers: int) -> None:
         raise ValueError(
             f"model.hybrid.kernel is one of {', '.join(LINEAR_KERNELS)}, got {settings.kernel!r}"
             f"{suggest(settings.kernel, LINEAR_KERNELS)}"
+        )
+    if settings.kernel == "fla" and find_spec("fla") is None:
+        raise ValueError(
+            "model.hybrid.kernel=fla needs the package flash-linear-attention, which is not installed: pip install "
+            "'ringattn[fla]', or write model.hybrid.kernel=auto."
         )
     for name in ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
         value = getattr(settings, name)

@@ -58,6 +58,16 @@ def test_settings_that_break_a_rule(changes, message):
         check_hybrid(HybridSettings(**changes), layers=4)
 
 
+def test_a_kernel_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("ringattn.settings.hybrid.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"kernel=fla needs the package flash-linear-attention, which is not installed"
+    ):
+        check_hybrid(HybridSettings(kernel="fla"), layers=4)
+    monkeypatch.setattr("ringattn.settings.hybrid.find_spec", lambda name: name)
+    check_hybrid(HybridSettings(kernel="fla"), layers=4)
+
+
 def test_a_checkpoint_has_its_own_layers():
     with pytest.raises(ValueError, match=r"a checkpoint has its own, got model.path=a: drop model.hybrid"):
         check_model(ModelConfig(path="a", hybrid=HybridSettings()))
