@@ -28,6 +28,7 @@ OPTIONAL = {
     "wandb": "trainer.wandb=offline",
     "flash-attn": "the fastest kernels on NVIDIA GPUs",
     "triton": "landmark attention on NVIDIA GPUs",
+    "fla-core": "linear attention on GPUs",
 }
 
 

@@ -370,5 +370,17 @@ def describe(config: RunConfig, model: PreTrainedModel, device: torch.device, to
     return (
         f"{weights:.2f} M weights{share} on {dist.get_world_size()} ranks ({where} each): {config.schedule.name}, "
         f"{config.schedule.layout}, {config.trainer.sequence_length:,} tokens a sequence, {tokens:,} tokens "
-        "of text"
+        f"of text{_mixing(config, text_model(model), device)}"
     )
+
+
+def _mixing(config: RunConfig, model: Any, device: torch.device) -> str:
+    """What computes a hybrid's linear layers; on a GPU also why what would be faster does not."""
+    if not isinstance(model, HybridForCausalLM):
+        return ""
+    kernels = dict(model.linear_kernels(getattr(torch, config.trainer.precision), device=device.type))
+    chosen = [name for name, what in kernels.items() if what == "chosen"]
+    if not chosen:
+        return ""
+    missed = f" (fla {kernels['fla']})" if device.type == "cuda" and chosen != ["fla"] else ""
+    return f"; {model.config.mixer} by {chosen[0]}{missed}"

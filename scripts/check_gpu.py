@@ -1,9 +1,11 @@
-"""What a GPU must show: every kernel that serves there and every schedule exact, and what cutting into ranks costs.
+"""What a GPU must show: every kernel that serves there, every schedule and every linear attention exact, and what
+cutting into ranks costs.
 
     python scripts/check_gpu.py                                        # on the GPU, all ranks played in one process
     python scripts/check_gpu.py --device cpu --tokens 256 --heads 8 --key-heads 2 --head-dim 32     # tries the script
 
-Prints a table of errors against fp64, then the summed kernel time of eight virtual ranks over one call of torch's
+Prints tables of errors against fp64, of linear attentions by the operators of torch and by flash-linear-attention where
+it serves (`--only linear` for these alone), then the summed kernel time of eight virtual ranks over one call of torch's
 fastest backend on the whole sequence (bf16, causal). Exits with 1 where an error is past its tolerance.
 """
 
@@ -18,6 +20,9 @@ import time
 from collections.abc import Callable
 
 import torch
+
+# The package `check_gpu` beside this file: Python prefers a package to a module of the same name.
+from check_gpu.linear import linear_errors
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -42,8 +47,10 @@ def main() -> int:
     device = torch.device(options.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, ringattn {ringattn.__version__}")
-    wrong = _kernels(device) + _schedules(device)
-    figures = _ratio(device, options)
+    wrong, figures = linear_errors(device), {}
+    if options.only != "linear":
+        wrong += _kernels(device) + _schedules(device)
+        figures = _ratio(device, options)
     print(json.dumps({"device": name, "torch": torch.__version__, "wrong": wrong, **figures}))
     return 1 if wrong else 0
 
@@ -51,6 +58,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", choices=("linear",))
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=8192, help="a rank")
     parser.add_argument("--heads", type=int, default=32)

@@ -53,6 +53,7 @@ def new_hybrid(architecture: Architecture, hybrid: HybridSettings, *, seed: int)
             linear_value_dim=hybrid.linear_value_dim,
             conv_width=hybrid.conv_width,
             state_route=hybrid.state_route,
+            linear_kernel=hybrid.kernel,
             sliding_window=hybrid.sliding_window,
             rope_layers=hybrid.listed_rope_layers(),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ringattn.schedule.states import check_route
 from ringattn.sequence.layout import split, suggest
@@ -18,6 +19,8 @@ from ringattn.sequence.layout import split, suggest
 PURE, FULL = "pure", "full"
 # Linear attentions, in `ringattn.layers.linear.mixers`.
 MIXER_NAMES = ("deltanet", "gated_deltanet", "gla", "hgrn", "hgrn2", "kda", "lightning", "retnet")
+# What computes them, `ringattn.layers.linear.kernels`: auto takes the first of the others that serves.
+LINEAR_KERNELS = ("auto", "fla", "torch")
 
 # The names in a list, and transformers' names for them.
 KINDS = {"linear": "linear_attention", "full": "full_attention", "sliding": "sliding_attention"}
@@ -40,6 +43,7 @@ class HybridSettings:
     sliding_window: int | None = None
     rope_layers: str = "full,sliding"
     state_route: str = "allgather"
+    kernel: str = "auto"
 
     def listed_pattern(self) -> str | tuple[str, ...]:
         return tuple(name.strip() for name in self.pattern.split(",")) if "," in self.pattern else self.pattern
@@ -62,6 +66,16 @@ def check_hybrid(settings: HybridSettings, *, layers: int) -> None:
             f"{settings.sliding_window}: write for example model.hybrid.sliding_window=512."
         )
     check_route(settings.state_route)
+    if settings.kernel not in LINEAR_KERNELS:
+        raise ValueError(
+            f"model.hybrid.kernel is one of {', '.join(LINEAR_KERNELS)}, got {settings.kernel!r}"
+            f"{suggest(settings.kernel, LINEAR_KERNELS)}"
+        )
+    if settings.kernel == "fla" and find_spec("fla") is None:
+        raise ValueError(
+            "model.hybrid.kernel=fla needs the package flash-linear-attention, which is not installed: pip install "
+            "'ringattn[fla]', or write model.hybrid.kernel=auto."
+        )
     for name in ("linear_heads", "linear_key_dim", "linear_value_dim", "conv_width"):
         value = getattr(settings, name)
         if value is not None and value < 1:

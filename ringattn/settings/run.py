@@ -80,6 +80,11 @@ def check(config: RunConfig) -> None:
             "a linear attention passes its state from one run of consecutive tokens to the next, got "
             "schedule.layout=striped for a hybrid model: write schedule.layout=zigzag."
         )
+    if config.model.hybrid is not None and config.model.hybrid.kernel == "fla" and config.launcher.device == "cpu":
+        raise ValueError(
+            "flash-linear-attention's kernels run on GPUs, got model.hybrid.kernel=fla and launcher.device=cpu: write "
+            "model.hybrid.kernel=auto."
+        )
     if config.adapter.kind != "none" and config.model.path is None:
         raise ValueError(
             "adapters adapt a trained model, got adapter.kind=lora for a new one: name a checkpoint with "

@@ -93,6 +93,15 @@ def test_checkpointed_layers_learn_the_same():
     assert "model.lower_bounds" in gradients_of(model)
 
 
+def test_what_computes_the_linear_layers_is_shown_and_is_not_saved(tmp_path):
+    model = usual(linear_kernel="recurrent")
+    assert model.linear_kernels(torch.float32)[1:] == [("torch", "serves"), ("recurrent", "chosen")]
+    assert make_hybrid(pattern="full").linear_kernels(torch.float32) == []
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.linear_kernels(torch.float32)[1:] == [("torch", "chosen"), ("recurrent", "serves")]
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"unknown mixer 'mamba2'"):
         HybridConfig(mixer="mamba2")

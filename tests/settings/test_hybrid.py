@@ -51,10 +51,21 @@ def test_the_mixers_have_their_names():
     ({"pattern": "linear,linear,sliding,full"}, "sliding layers need model.hybrid.sliding_window"),
     ({"conv_width": 0}, "model.hybrid.conv_width is at least 1, got 0"),
     ({"state_route": "rings"}, "rings"),
+    ({"kernel": "flah"}, r"model.hybrid.kernel is one of auto, fla, torch, got 'flah' \(did you mean 'fla'"),
 ])  # fmt: skip
 def test_settings_that_break_a_rule(changes, message):
     with pytest.raises(ValueError, match=message):
         check_hybrid(HybridSettings(**changes), layers=4)
+
+
+def test_a_kernel_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("ringattn.settings.hybrid.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"kernel=fla needs the package flash-linear-attention, which is not installed"
+    ):
+        check_hybrid(HybridSettings(kernel="fla"), layers=4)
+    monkeypatch.setattr("ringattn.settings.hybrid.find_spec", lambda name: name)
+    check_hybrid(HybridSettings(kernel="fla"), layers=4)
 
 
 def test_a_checkpoint_has_its_own_layers():

@@ -94,6 +94,14 @@ def test_a_rule_that_is_broken_is_named(changes, message):
         from_mapping(mapping(**changes))
 
 
+def test_kernels_for_gpus_in_a_run_on_cpus(monkeypatch):
+    monkeypatch.setattr("ringattn.settings.hybrid.find_spec", lambda name: name)
+    fla = {"model__hybrid__kernel": "fla", "model__hybrid__pattern": "pure"}
+    assert from_mapping(mapping(**fla)).model.hybrid.kernel == "fla"
+    with pytest.raises(ValueError, match=r"run on GPUs, got model\.hybrid\.kernel=fla and launcher\.device=cpu"):
+        from_mapping(mapping(**fla, launcher__device="cpu"))
+
+
 def test_mesh_shapes():
     assert mesh_shape(8, None) == (1, 8)
     assert mesh_shape(8, 2) == (4, 2)

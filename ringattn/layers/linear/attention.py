@@ -1,20 +1,18 @@
-"""`linear_attention`: the one function that all mixers with a matrix state call, whatever computes it."""
+"""The functions that mixers call, whatever computes them: `linear_attention`, where the state is a matrix a head, and
+`linear_channels`, where it is a number a channel."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from ringattn.layers.linear.channels import channels
 from ringattn.layers.linear.chunked import chunked
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.fla import fla_attention, fla_channels, make_segments
+from ringattn.layers.linear.kernels import Family, Request, check_name, choose_kernel, family_of
 from ringattn.layers.linear.pieces import starts_in
 from ringattn.layers.linear.recurrence import recurrence
-from ringattn.sequence.layout import suggest
-
-# auto: chunked. recurrent: token by token, for a process alone; the reference. fla: flash-linear-attention's Triton.
-KERNELS = ("auto", "chunked", "recurrent", "fla")
 
 
 def linear_attention(
@@ -33,14 +31,15 @@ def linear_attention(
 
     query, key: [B, n, H, dk]; value: [B, n, H, dv], one dtype and device. log_decay: [B, n, H] or [B, n, H, dk], at
     most 0 and finite. beta: [B, n, H], the delta rule's. scale: 1/sqrt(dk) unless given. initial_state: [B, H, dk, dv],
-    before the sequence, for a process alone. Sums and states are fp32, or fp64 where the value is.
+    before the sequence, for a process alone. Sums and states are fp32, or fp64 where the value is. kernel: `auto`,
+    `fla`, `torch` or `recurrent` (`ringattn.layers.linear.kernels`).
 
     Returns (out [B, n, H, dv] in the value's dtype, the state after the last local token [B, H, dk, dv]). Collective
     where the context spans ranks; there every rank must use `out` in its loss, since the backward is collective too.
 
     Raises ValueError where a shape does not fit, and where the kernel can't serve.
     """
-    check_kernel(kernel, value.device)
+    check_name(kernel)
     _check(query, key, value, log_decay, beta, initial_state)
     context.check(value)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -48,6 +47,21 @@ def linear_attention(
         what = "an initial state" if initial_state is not None else "kernel='recurrent'"
         raise ValueError(
             f"{what} is for a process alone, and this sequence lies on {context.sp.world} ranks: leave it out"
+        )
+    family = family_of(0 if log_decay is None else log_decay.ndim, delta=beta is not None)
+    kernel = choose_kernel(kernel, Request(value.device, value.dtype, family, query.shape[-1], value.shape[-1]))
+    # Of no tokens nothing is left to compute, but other ranks wait for their effect.
+    if kernel == "fla" and value.shape[1]:
+        return fla_attention(
+            query,
+            key,
+            value,
+            make_segments(context.runs, context.documents, len(value), value.device),
+            log_decay=log_decay,
+            beta=beta,
+            scale=scale,
+            initial_state=initial_state,
+            entering=context.entering(),
         )
     if kernel == "recurrent":
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
@@ -75,19 +89,21 @@ def linear_attention(
     )
 
 
-def check_kernel(kernel: str, device: torch.device | None = None) -> None:
-    """Raise ValueError where there is no such kernel, or it can't serve on `device`."""
-    if kernel not in KERNELS:
-        raise ValueError(f"unknown kernel {kernel!r}{suggest(kernel, KERNELS)}; there are {', '.join(KERNELS)}")
-    if kernel != "fla":
-        return
-    remedy = "use kernel='chunked', which runs on any device"
-    if find_spec("fla") is None:
-        raise ValueError(f"kernel='fla' needs flash-linear-attention, which is not installed: {remedy}")
-    if not torch.cuda.is_available() or (device is not None and device.type != "cuda"):
-        where = "there is no GPU" if device is None or device.type == "cuda" else f"the tensors are on {device}"
-        raise ValueError(f"kernel='fla' runs on a GPU, and {where}: {remedy}")
-    raise ValueError(f"kernel='fla' is not connected yet: {remedy}")
+def linear_channels(
+    x: Tensor, log_decay: Tensor, *, context: Context, initial_state: Tensor | None = None, kernel: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """HGRN's recurrence of this rank's tokens, h_t = exp(g_t) h_{t-1} + x_t in each channel.
+
+    x, log_decay: [B, n, D]; initial_state: [B, D], for a process alone. Returns (h [B, n, D] in the dtype of x, the
+    state after the last local token [B, D], fp32 or fp64). As `linear_attention` otherwise; there is no `recurrent`.
+    """
+    context.check(x)
+    kernel = choose_kernel(kernel, Request(x.device, x.dtype, Family.HGRN, 1, 1))
+    entering = context.entering()
+    if kernel == "fla" and x.shape[1]:
+        segments = make_segments(context.runs, context.documents, len(x), x.device)
+        return fla_channels(x, log_decay, segments, initial_state=initial_state, entering=entering)
+    return channels(x, log_decay, context.pieces(x.device), initial_state=initial_state, entering=entering)
 
 
 def _check(

@@ -21,8 +21,8 @@ class HybridConfig(PreTrainedConfig):
     linear_heads, linear_key_dim, linear_value_dim: of the mixer; what its paper has for the hidden size unless given.
     conv_width: tokens of the mixer's short convolution. linear_gate_bias: a bias in the mixer's output gate;
     linear_value_silu: whether its values pass silu; both for converted models (`ringattn.models.hybrid.convert`).
-    linear_kernel: what computes it. state_route: how its states travel between ranks
-        (`ringattn.schedule.states.state_routes()`).
+    linear_kernel: what computes it (`ringattn.layers.linear.kernels`), which depends on the machine and is not saved.
+    state_route: how its states travel between ranks (`ringattn.schedule.states.state_routes()`).
     sliding_window: how many keys a token of a sliding layer sees, its own included. rope_layers: the kinds of layers
         whose queries and keys are rotated by position; the others have none.
 
@@ -117,6 +117,12 @@ class HybridConfig(PreTrainedConfig):
             **rest,
         }
         super().__init__(**common)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers saves it. A checkpoint made on GPUs with kernel `fla` is one that CPUs can load."""
+        values: dict[str, Any] = super().to_dict()
+        values.pop("linear_kernel", None)
+        return values
 
     def check_layers(self) -> None:
         """Raise ValueError where the pattern was changed behind the layers that were made of it."""

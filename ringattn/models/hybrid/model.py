@@ -194,6 +194,11 @@ class HybridForCausalLM(HybridPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def linear_kernels(self, dtype: torch.dtype, *, device: str = "cpu") -> list[tuple[str, str]]:
+        """What `Mixer.kernels` says of the linear layers; nothing where there are none."""
+        mixers = (layer.mixer for layer in self.model.layers if layer.linear)
+        return next((mixer.kernels(dtype, device=device) for mixer in mixers), [])
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         """The model makes its own cache."""

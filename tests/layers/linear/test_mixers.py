@@ -104,9 +104,9 @@ def test_what_is_refused():
         mixer_class("gla2")
     with pytest.raises(ValueError, match="heads is at least 1, got 0"):
         MixerSizes(hidden_size=4, heads=0, key_dim=2, value_dim=2)
-    with pytest.raises(ValueError, match=r"unknown kernel 'chunk'.*did you mean 'chunked'"):
-        MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, kernel="chunk")
-    with pytest.raises(ValueError, match=r"kernel='fla' .*use kernel='chunked', which runs on any device"):
+    with pytest.raises(ValueError, match=r"unknown kernel 'tourch'.*did you mean 'torch'"):
+        MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, kernel="tourch")
+    with pytest.raises(ValueError, match=r"kernel='fla' .*use kernel='torch', which runs on any device"):
         MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, kernel="fla")
     with pytest.raises(ValueError, match="GLA has no short convolution, got conv_width=3"):
         mixer_class("gla")(MixerSizes(hidden_size=4, heads=1, key_dim=2, value_dim=2, conv_width=3))

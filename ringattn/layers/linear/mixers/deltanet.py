@@ -14,6 +14,7 @@ from torch import Tensor
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
 from ringattn.layers.linear.convolution import ShortConvolution
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, Norm, glorot, linear, unit, wide
 
 
@@ -52,6 +53,8 @@ class ConvolvedMixer(Mixer):
 
 
 class DeltaNet(ConvolvedMixer):
+    family = Family.DELTA_RULE
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.norm = Norm(sizes.value_dim, eps=sizes.norm_eps)

@@ -15,11 +15,13 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.deltanet import ConvolvedMixer
 from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerState, glorot, linear, wide
 
 
 class GatedDeltaNet(ConvolvedMixer):
+    family = Family.GATED_DELTA_RULE
     takes_gate_bias = True
 
     def __init__(self, sizes: MixerSizes) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, MixerSizes, MixerState, glorot, linear, wide
 
 _RANK = 16
@@ -19,6 +20,7 @@ _TEMPERATURE = 16.0
 
 
 class GLA(Mixer):
+    family = Family.GLA
     takes_gate_bias = True
 
     def __init__(self, sizes: MixerSizes) -> None:

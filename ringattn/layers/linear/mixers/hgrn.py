@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ringattn.layers.linear.channels import channels
+from ringattn.layers.linear.attention import linear_channels
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, MixerSizes, MixerState, glorot, linear, wide
 
 
 class HGRN(Mixer):
     """Of its sizes, heads x value_dim are the channels; key_dim is 1."""
 
+    family = Family.HGRN
     takes_gate_bias = True
     has_value_silu = True
 
@@ -27,8 +29,6 @@ class HGRN(Mixer):
         super().__init__(sizes)
         if sizes.key_dim != 1:
             raise ValueError(f"a state of HGRN is one number: its key_dim is 1, got {sizes.key_dim}")
-        if sizes.kernel not in ("auto", "chunked"):
-            raise ValueError(f"HGRN is computed in pieces alone, got kernel={sizes.kernel!r}: use 'auto'")
         self.i_proj = linear(sizes.hidden_size, sizes.values)
         self.f_proj = linear(sizes.hidden_size, sizes.values)
         self.g_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
@@ -44,16 +44,15 @@ class HGRN(Mixer):
         glorot(self.i_proj, self.f_proj, self.g_proj, self.o_proj)
 
     def mix(self, hidden: Tensor, context: Context, state: MixerState | None) -> tuple[Tensor, MixerState]:
-        context.check(hidden)
         log_forget, write = forget_gate(self.f_proj(hidden), context.lower_bound)
         value = self.i_proj(hidden)
         value = functional.silu(value) if self.sizes.value_silu else value
-        out, matrix = channels(
+        out, matrix = linear_channels(
             wide(value) * write,
             log_forget,
-            context.pieces(hidden.device),
+            context=context,
             initial_state=None if state is None else state.matrix,
-            entering=context.entering(),
+            kernel=self.sizes.kernel,
         )
         out = self.norm(out.to(value.dtype), self.g_proj(hidden))
         return self.o_proj(out), MixerState(matrix)

@@ -11,11 +11,14 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.hgrn import forget_gate
 from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, Norm, glorot, linear
 
 
 class HGRN2(Mixer):
+    family = Family.GLA
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.q_proj = linear(sizes.hidden_size, sizes.keys)

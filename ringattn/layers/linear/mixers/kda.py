@@ -13,12 +13,15 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.deltanet import ConvolvedMixer
 from ringattn.layers.linear.mixers.gated_deltanet import start_decay
 from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerState, glorot, linear, wide
 
 
 class KDA(ConvolvedMixer):
+    family = Family.KDA
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.f_down = linear(sizes.hidden_size, sizes.value_dim)

@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, glorot, linear, rms_norm
 
 
 class Lightning(Mixer):
+    family = Family.SIMPLE_GLA
     takes_gate_bias = True
 
     def __init__(self, sizes: MixerSizes) -> None:

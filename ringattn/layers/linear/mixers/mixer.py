@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ringattn.layers.linear.attention import check_kernel
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family, Request, check_kernel, explain_kernels
 
 # Tokens that a CPU mixes at a time.
 _PART = 2048
@@ -88,6 +88,8 @@ class Mixer(nn.Module, ABC):
     Raises ValueError where the sizes do not fit the mixer.
     """
 
+    # What its recurrence is, to choose a kernel by.
+    family: Family
     # Whether its query, key and value pass a short convolution.
     has_convolution = False
     # Whether a bias can be added to the map that gates its output, and silu on its values be left out.
@@ -105,6 +107,7 @@ class Mixer(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} takes no bias in its gate, got gate_bias=True: leave it out")
         if not (sizes.value_silu or self.has_value_silu):
             raise ValueError(f"{type(self).__name__} has no silu on values, got value_silu=False: leave it out")
+        check_kernel(sizes.kernel, self.family, key_dim=sizes.key_dim, value_dim=sizes.value_dim)
 
     @staticmethod
     @abstractmethod
@@ -143,6 +146,14 @@ class Mixer(nn.Module, ABC):
         out: Tensor = self(hidden, context=Context((run,), lower_bound=lower_bound), carry=carry)
         assert carry.state is not None
         return out, carry.state
+
+    def kernels(self, dtype: torch.dtype, *, device: str = "cpu") -> list[tuple[str, str]]:
+        """Each kernel, with `chosen`, `serves`, or why it can't serve such tokens; in the order of preference."""
+        # HGRN's channels are fp32 whatever its tokens are.
+        dtype = torch.float32 if self.family is Family.HGRN and dtype != torch.float64 else dtype
+        sizes = self.sizes
+        request = Request(torch.device(device), dtype, self.family, sizes.key_dim, sizes.value_dim)
+        return explain_kernels(request, sizes.kernel)
 
     def by_head(self, x: Tensor) -> Tensor:
         """[B, n, H d] -> [B, n, H, d]."""

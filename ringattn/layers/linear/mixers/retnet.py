@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ringattn.layers.linear.attention import linear_attention
 from ringattn.layers.linear.context import Context
+from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, MixerSizes, MixerState, glorot, linear
 
 _THETA = 10000.0
 
 
 class RetNet(Mixer):
+    family = Family.SIMPLE_GLA
     takes_gate_bias = True
 
     def __init__(self, sizes: MixerSizes) -> None:

@@ -1,0 +1,1 @@
+"""The larger parts of what `scripts/check_gpu.py` shows."""
