@@ -124,7 +124,7 @@ def recipe_of(config: ConvertConfig) -> Recipe | None:
     from ringattn.models.hybrid.convert import Recipe
 
     return Recipe(
-        pattern=HybridSettings(pattern=config.pattern or Recipe.pattern).listed_pattern(),
+        pattern=HybridSettings(pattern=config.pattern).listed_pattern() if config.pattern else Recipe.pattern,
         mixer=config.mixer or Recipe.mixer,
         sliding_window=config.sliding_window,
         seed=config.seed or 0,
