@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ringattn.settings.typed import suggest
 
         print(
-            f"ringattn: there is no command {command!r}.{suggest(command, COMMANDS)} The commands are {', '.join(COMMANDS)}.",
+            f"ringattn: there is no command {command!r}.{suggest(command, COMMANDS)} "
+            f"The commands are {', '.join(COMMANDS)}.",
             file=sys.stderr,
         )
         return 2
