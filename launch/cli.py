@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -40,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = words
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        from ringattn.settings.typed import suggest
+
         print(
-            f"ringattn: there is no command {command!r}.{hint} The commands are {', '.join(COMMANDS)}.",
+            f"ringattn: there is no command {command!r}.{suggest(command, COMMANDS)} "
+            f"The commands are {', '.join(COMMANDS)}.",
             file=sys.stderr,
         )
         return 2

@@ -35,7 +35,7 @@ from ringattn.models.tiled_mlp import tile_mlp
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.planner.choose import cluster_for
 from ringattn.planner.step import peak, sequence_flops
-from ringattn.report.picture import draw_run
+from ringattn.report.run_picture import draw_run
 from ringattn.report.table import position_table, verdict
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load

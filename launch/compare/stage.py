@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from ringattn.launch.compare.about import Place, commit, hardware, host_names, place, versions
+from ringattn.launch.about import Place, commit, hardware, host_names, place, versions
 from ringattn.launch.compare.settings import Comparing, cluster_of, folder_of
 from ringattn.launch.device import choose_device, shared_threads
 from ringattn.launch.rank import together

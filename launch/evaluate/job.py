@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
-from ringattn.launch.compare.about import commit, hardware, host_names, place, versions
+from ringattn.launch.about import commit, hardware, host_names, place, versions
 from ringattn.launch.device import choose_device, shared_threads
 from ringattn.launch.evaluate.inputs import Inputs, make_inputs
 from ringattn.launch.evaluate.settings import read_other

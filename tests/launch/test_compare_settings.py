@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from ringattn.launch.about import Place, host_names
 from ringattn.launch.cli import main
-from ringattn.launch.compare.about import Place, host_names
 from ringattn.launch.compare.assemble import _aligned
 from ringattn.launch.compare.settings import cluster_of, folder_of, help_text, read, split_schedules
 from ringattn.launch.compare.state_settings import states_help_text

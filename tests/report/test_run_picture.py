@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ringattn.evaluation.perplexity import report
-from ringattn.report.picture import draw_run, smoothed
+from ringattn.report.run_picture import draw_run, smoothed
 from ringattn.report.table import position_table, table, verdict
 from ringattn.training.metrics import StepMetrics
 

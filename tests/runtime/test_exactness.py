@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import attention, dense_mask
+from watching import poison_buffers
 
 from ringattn import VirtualWorld, schedules
-from ringattn.runtime.pool import BufferPool
 from ringattn.sequence.layout import LAYOUTS, make_layout
 
 SCHEDULES = [*(name for name in schedules() if name != "grid"), "tokenring:back=1", "tokenring:back=2"]
@@ -30,15 +30,7 @@ HEADS = {"equal": (4, 4), "grouped": (6, 3), "single": (4, 1)}
 
 @pytest.fixture(autouse=True)
 def poisoned_buffers(monkeypatch):
-    """What is read from a buffer before it is written is NaN."""
-    take = BufferPool.take
-
-    def take_poisoned(self, size):
-        buffer = take(self, size)
-        buffer.fill_(255)
-        return buffer
-
-    monkeypatch.setattr(BufferPool, "take", take_poisoned)
+    poison_buffers(monkeypatch)
 
 
 def problem(heads, mask, *, length=LENGTH, key_length=None, dtype=torch.float64, batch=1, dim=8, seed=0, **options):
@@ -203,7 +195,13 @@ def test_the_gradient_of_sinks(schedule):
     assert (found - expected).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+# One of each kind of task: queries stay, keys stay, heads move, both move.
+_KINDS = ("ring", "tokenring", "ulysses", "tile")
+
+
+@pytest.mark.parametrize(
+    "schedule", [name if name in _KINDS else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULES]
+)
 def test_long_enough_for_several_tiles_and_strips(schedule):
     mask = {"causal": True, "window": 300}
     case = problem((2, 1), mask, length=1400, dim=4)

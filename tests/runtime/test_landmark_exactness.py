@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks import refusals, run_ranks
+from watching import poison_buffers
 
 from ringattn import Mask, SequenceParallel, VirtualWorld, schedules
 from ringattn.kernels.landmark_naive import landmark_attention
 from ringattn.runtime.kept import Kept
-from ringattn.runtime.pool import BufferPool
 from ringattn.sequence.layout import LAYOUTS, make_layout
 
 # With a backward other than the forward's where two names stand.
@@ -38,15 +38,7 @@ HEADS = {"equal": (4, 4), "grouped": (4, 2)}
 
 @pytest.fixture(autouse=True)
 def poisoned_buffers(monkeypatch):
-    """What is read from a buffer before it is written is NaN."""
-    take = BufferPool.take
-
-    def take_poisoned(self, size):
-        buffer = take(self, size)
-        buffer.fill_(255)
-        return buffer
-
-    monkeypatch.setattr(BufferPool, "take", take_poisoned)
+    poison_buffers(monkeypatch)
 
 
 def problem(length, block, documents, heads, *, dtype=torch.float64, batch=1, dim=8):

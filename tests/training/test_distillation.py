@@ -10,6 +10,7 @@ from models.tiny_hybrids import make_hybrid
 from models.tiny_models import gradients_of, make_model, make_tokens
 from ranks import run_ranks
 from torch.nn.functional import cross_entropy, kl_div
+from watching import Largest
 
 import ringattn
 from ringattn.data.sequence import Sequence
@@ -57,22 +58,11 @@ def test_loss_and_gradients_are_the_formula_s(share, temperature, caps):
 
 
 def test_no_logits_exist_whole():
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.numel())
-            return out
-
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(100, 4, requires_grad=True)
     guide = Guide(torch.randn(64, 4), torch.randn(100, 4), 0.5, 2.0)
-    with Watch():
+    with Largest() as largest:
         chunked_distillation(hidden, weight, torch.zeros(64, dtype=torch.int64), guide, chunk=8).backward()
-    assert largest == 8 * 100
+    assert largest.elements == 8 * 100
 
 
 def test_a_teacher_of_other_words_is_refused():

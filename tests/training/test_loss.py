@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from watching import Largest
 
 from ringattn.training.loss import IGNORE, chunked_cross_entropy, local_loss_scale, token_losses
 
@@ -100,22 +101,11 @@ def test_bf16_logits_become_losses_in_fp32():
 
 def test_logits_never_exist_whole():
     """The largest tensor that the loss makes has `chunk` rows of the vocabulary, or the size of an input."""
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.numel())
-            return out
-
     hidden = torch.randn(64, 4, requires_grad=True)
     weight = torch.randn(100, 4, requires_grad=True)
-    with Watch():
+    with Largest() as largest:
         chunked_cross_entropy(hidden, weight, torch.zeros(64, dtype=torch.int64), chunk=8).backward()
-    assert largest == 8 * 100
+    assert largest.elements == 8 * 100
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a comparison was made on and with: hardware, versions, commit."""
+"""What a measurement was made on and with: hardware, versions, commit."""
 
 from __future__ import annotations
 
