@@ -18,7 +18,6 @@ from ringattn.planner.memory import (
     least,
     longest,
     moments,
-    parameters_in_order,
 )
 from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.schedule.traffic import Tensors
@@ -136,8 +135,9 @@ def test_activations_are_what_autograd_keeps():
 def test_parameters_are_those_of_the_model_in_its_order(tied, bias):
     sizes = replace(SIZES, tie_embeddings=tied, attention_bias=bias)
     shapes = [tuple(p.shape) for p in llama(tie_word_embeddings=tied, attention_bias=bias).parameters()]
-    assert parameters_in_order(sizes) == [shape if len(shape) == 2 else (1, *shape) for shape in shapes]
-    assert sizes.parameters() == sum(rows * columns for rows, columns in parameters_in_order(sizes))
+    listed = [(weight.rows, weight.columns) for weight in sizes.weights()]
+    assert listed == [shape if len(shape) == 2 else (1, *shape) for shape in shapes]
+    assert sizes.parameters() == sum(rows * columns for rows, columns in listed)
 
 
 def test_the_total_is_the_sum_of_the_parts_at_the_fullest_moment():

@@ -19,6 +19,8 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerStat
 
 
 class KDA(ConvolvedMixer):
+    name = "kda"
+
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.f_down = linear(sizes.hidden_size, sizes.value_dim)
@@ -29,11 +31,6 @@ class KDA(ConvolvedMixer):
         self.step_bias = nn.Parameter(torch.empty(sizes.keys))
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps, gate="sigmoid")
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 128)
-        return heads, hidden_size // heads, hidden_size // heads
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

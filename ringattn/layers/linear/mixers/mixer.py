@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from ringattn.layers.linear.attention import check_kernel
 from ringattn.layers.linear.context import Context
+from ringattn.planner.mixers import paper_sizes
 
 # Tokens that a CPU mixes at a time.
 _PART = 2048
@@ -88,6 +90,7 @@ class Mixer(nn.Module, ABC):
     Raises ValueError where the sizes do not fit the mixer.
     """
 
+    name: ClassVar[str]
     # Whether its query, key and value pass a short convolution.
     has_convolution = False
     # Whether a bias can be added to the map that gates its output, and silu on its values be left out.
@@ -106,10 +109,10 @@ class Mixer(nn.Module, ABC):
         if not (sizes.value_silu or self.has_value_silu):
             raise ValueError(f"{type(self).__name__} has no silu on values, got value_silu=False: leave it out")
 
-    @staticmethod
-    @abstractmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
+    @classmethod
+    def paper_sizes(cls, hidden_size: int) -> tuple[int, int, int]:
         """(heads, key_dim, value_dim) that the paper, or its reference implementation, has for a hidden size."""
+        return paper_sizes(cls.name, hidden_size)
 
     @abstractmethod
     def reset_parameters(self) -> None:
