@@ -26,11 +26,14 @@ Seconds = tuple[float, float]
 @dataclass(frozen=True)
 class Mixing:
     """One layout. found: the schedules of attention, best first. routes: of one linear layer's states, best first; none
-    where nothing travels. halo: seconds of one convolution's, forward and backward."""
+    where nothing travels. halo: seconds of one convolution's, forward and backward. layers: seconds of all layers of a
+    hybrid together, under the best of these, one forward and one backward: of attention, and of what linear layers need
+    of other ranks."""
 
     found: Found
     routes: tuple[RouteCandidate, ...] = ()
     halo: Seconds = (0.0, 0.0)
+    layers: Seconds = (0.0, 0.0)
 
     def passing(self, route: RouteCandidate | None) -> Seconds:
         """Seconds of what one linear layer needs of other ranks, forward and backward."""
@@ -57,25 +60,19 @@ def mixings(sizes: Architecture, cluster: Cluster, workload: Workload, layouts: 
         schedules = [Found(name, (idle(name, False),), (idle(name, True),)) for name in layouts]
     made = []
     for found in schedules:
-        cut = make_layout(found.layout, length, ranks, workload.mask)
-        if mixer is None or ranks == 1:
-            made.append(Mixing(found))
-            continue
-        halo = (0.0, 0.0)
-        if mixer.convolved:
+        mixing = Mixing(found)
+        if mixer is not None and ranks > 1:
+            cut = make_layout(found.layout, length, ranks, workload.mask)
             row = mixer.convolved * workload.tensors.item_bytes
-            halo = halo_seconds(cut, mixer.conv_width, row, cluster)
-        made.append(Mixing(found, tuple(likely_routes(cut, mixer.states(), cluster)), halo))
-
-    def seconds(mixing: Mixing) -> float:
-        """Of all layers, forward and backward."""
-        forward, backward = mixing.found.forward[0], mixing.found.backward[0]
-        total = layers[FULL] * mixing.found.seconds
+            halo = halo_seconds(cut, mixer.conv_width, row, cluster) if row else (0.0, 0.0)
+            mixing = Mixing(found, tuple(likely_routes(cut, mixer.states(), cluster)), halo)
+        attention = layers[FULL] * found.seconds
         if layers[SLIDING]:
-            total += layers[SLIDING] * sum(sliding_seconds(sizes, cluster, workload, forward, backward))
-        return total + layers[LINEAR] * sum(mixing.passing(mixing.routes[0] if mixing.routes else None))
-
-    return sorted(made, key=seconds)
+            best = found.forward[0], found.backward[0]
+            attention += layers[SLIDING] * sum(sliding_seconds(sizes, cluster, workload, *best))
+        passing = layers[LINEAR] * sum(mixing.passing(mixing.routes[0] if mixing.routes else None))
+        made.append(replace(mixing, layers=(attention, passing)))
+    return sorted(made, key=lambda mixing: sum(mixing.layers))
 
 
 def idle(layout: str, backward: bool) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ringattn.planner.architecture import SLIDING, Architecture, HybridArchitecture
@@ -58,7 +58,8 @@ class Plan:
     are the best that fit. mfu: model FLOP over peak FLOP.
 
     Of a hybrid with linear layers, routes: of a layer's states, best first, and the one chosen; halo: seconds of a
-    convolution's, forward and backward. sliding: seconds of one sliding layer, where there are such.
+    convolution's, forward and backward. sliding: seconds of one sliding layer, where there are such. layouts: for each,
+    the best first, seconds of all layers' attention, and of what travels for linear ones, one forward and one backward.
     """
 
     sequence_parallel: int
@@ -77,6 +78,7 @@ class Plan:
     route: RouteCandidate | None = None
     halo: tuple[float, float] = (0.0, 0.0)
     sliding: tuple[float, float] | None = None
+    layouts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -184,7 +186,8 @@ def _lowest_stage(request: Request, degree: int) -> int | None:
 def _plan(request: Request, degree: int, zero: int) -> Plan | None:
     sizes, cluster = request.sizes, request.cluster
     near, workload = cluster.first(degree), workload_of(request, degree)
-    for mixing in mixings(sizes, near, workload, request.layouts):
+    ranked = mixings(sizes, near, workload, request.layouts)
+    for mixing in ranked:
         chosen = _first_that_fits(request, degree, zero, mixing)
         if chosen is None:
             continue
@@ -223,6 +226,7 @@ def _plan(request: Request, degree: int, zero: int) -> Plan | None:
             route=route,
             halo=mixing.halo,
             sliding=sliding,
+            layouts={other.found.layout: other.layers for other in ranked},
         )
     return None
 

@@ -113,6 +113,13 @@ def _states(request: Request, best: Plan) -> list[str]:
     if any(best.halo):
         times = " and ".join(f"{1e3 * seconds:,.3f} ms" for seconds in best.halo)
         text += f"\nA convolution's halo, {mixer.conv_width - 1} tokens before each chunk, takes {times}."
+    if best.sequence_parallel > 1:
+        took = "; ".join(
+            f"{name}: {1e3 * attention:,.1f} ms of attention and {1e3 * passing:,.1f} ms for states"
+            for name, (attention, passing) in best.layouts.items()
+        )
+        line = f"All layers of a sequence, forward and backward, by layout: {took}."
+        text += "\n" + textwrap.fill(line, 118, subsequent_indent="  ")
     return [text]
 
 
