@@ -2,7 +2,9 @@
 
 The counts follow `ringattn.layers.linear` tensor by tensor: query, key and value in fp32 by heads and pieces, scores
 [64, 64] of each piece and head, the state that enters each piece. Which of them autograd keeps follows from what each
-operation's gradient reads. Left out: numbers of each token and head (decays, betas), padding, masks of documents.
+operation's gradient reads. One process on a CPU mixes a long text in parts, and has the gradients of one part at a
+time: they are counted for all tokens, as a GPU has them. Left out: numbers of each token and head (decays, betas),
+padding, masks of documents.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_a_dry_run_counts_a_hybrids_own_layers(tmp_path, capsys):
     def shown(*more):
         assert main(["train", *words, "trainer.sequence_length=1024", *more]) == 0
         out = capsys.readouterr().out
-        figures = dict(re.findall(r"^([a-z ]+?) +([\d,.]+)$", out, flags=re.MULTILINE))
+        figures = dict(re.findall(r"^ *([a-z ]+?) +([\d,.]+)$", out, flags=re.MULTILINE))
         return out, {name: float(figures[name].replace(",", "")) for name in ("weights", "activations", "total")}
 
     out, linear = shown("model.hybrid.state_route=auto")

@@ -56,6 +56,7 @@ def config_of(sizes: Architecture, hybrid: HybridSettings, **changes: object) ->
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.key_value_heads,
         head_dim=sizes.head_dim,
+        max_position_embeddings=sizes.max_positions,
         mixer=hybrid.mixer,
         pattern=hybrid.listed_pattern(),
         linear_heads=hybrid.linear_heads,

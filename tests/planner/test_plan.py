@@ -62,6 +62,8 @@ def test_what_a_hybrid_cannot_have_is_refused():
     sizes = hybrid_of(SMALL, HybridSettings(mixer="gla", pattern="3:1"))
     with pytest.raises(ValueError, match=r"layout 'striped' deals tokens out to the ranks one by one; choose layout"):
         plan(request(sizes=sizes, layouts=("zigzag", "striped")))
+    attending = hybrid_of(SMALL, HybridSettings(mixer="gla", pattern="full"))
+    assert plan(request(sizes=attending, layouts=("striped",), batch=1))[0].layout == "striped"
     with pytest.raises(ValueError, match=r"sliding ones have a window of their own, got causal, window 64: leave"):
         plan(request(sizes=sizes, mask=Mask(window=64)))
     with pytest.raises(ValueError, match=r"layers are causal, .* got full: leave causal and window out"):
