@@ -11,7 +11,7 @@ from ringattn.planner.costs import Workload
 from ringattn.planner.memory import MemoryEstimate, estimate, layer_bytes, least, longest
 from ringattn.planner.mixing import Mixing, check_layouts, mixings, sliding_seconds
 from ringattn.planner.search import Candidate, Found
-from ringattn.planner.states import PLAYED_RANKS, RouteCandidate
+from ringattn.planner.states import PLAYED_RANKS, RouteCandidate, check_played
 from ringattn.planner.step import StepTime, Work, model_flops, peak, step_time
 from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.schedule.traffic import Tensors
@@ -97,11 +97,13 @@ def plan(request: Request) -> list[Plan]:
     degrees = list(_degrees(request))
     plans: list[Plan] = []
     for degree in degrees:
-        if plans and request.sizes.mixer() is not None and degree > PLAYED_RANKS:
-            break
         zero = _lowest_stage(request, degree)
         if zero is None:
             continue
+        if request.sizes.mixer() is not None and degree > PLAYED_RANKS:
+            if not plans:
+                check_played(degree)
+            break
         made = _plan(request, degree, zero)
         if made is not None:
             plans.append(made)

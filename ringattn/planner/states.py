@@ -197,6 +197,15 @@ def likely_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[R
     return rank_routes(layout, sizes, cluster, names=names)
 
 
+def check_played(world: int) -> None:
+    """ValueError where a play takes longer than a person waits."""
+    if world > PLAYED_RANKS:
+        raise ValueError(
+            f"routes of states are played for up to {PLAYED_RANKS} ranks that share a sequence, got {world}: "
+            f"ask for sequence_parallel={PLAYED_RANKS} or fewer"
+        )
+
+
 def _pipelines(sizes: StateSizes) -> list[str]:
     return [f"pipeline:slices={slices}" for slices in _SLICES if slices <= max(sizes.heads, sizes.value_dim)]
 
@@ -210,11 +219,7 @@ def rank_routes(
     Raises:
         ValueError: more ranks than a play takes seconds for.
     """
-    if layout.world > PLAYED_RANKS:
-        raise ValueError(
-            f"routes of states are played for up to {PLAYED_RANKS} ranks that share a sequence, got {layout.world}: "
-            f"ask for sequence_parallel={PLAYED_RANKS} or fewer"
-        )
+    check_played(layout.world)
     holders = tuple(stretch.rank for stretch in stretches(layout))
     found = []
     for name in names or ("allgather", "ring", "scan", *_pipelines(sizes)):

@@ -100,6 +100,10 @@ def test_one_rank_a_sequence_has_nothing_to_send(capsys):
         (["zero=4"], "zero is a stage from 0 to 3, got 4"),
         (["model=hybrid_340m", "layout=striped"], "layout 'striped' deals tokens out to the ranks one by one"),
         (["model=hybrid_340m", "window=512"], "its sliding ones have a window of their own, got causal, window 512"),
+        (
+            ["cluster=h100_8x", "nodes=32", "model=hybrid_340m", "length=1M", "sequence_parallel=256"],
+            "routes of states are played for up to 128 ranks that share a sequence, got 256",
+        ),
         (["nodes=0"], "nodes must be at least 1, got 0"),
         (["layout=zig-zag"], "unknown layout 'zig-zag' (did you mean 'zigzag'?)"),
         (["dtype=float8"], "dtype must be one of"),
