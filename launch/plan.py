@@ -98,15 +98,13 @@ def run(arguments: Sequence[str]) -> int:
 def states_of(mixer: str, hidden_size: int) -> Any:
     """The states of one layer of that mixer, in the sizes that its paper has for such a width. ValueError where there
     is no such mixer."""
-    from ringattn.layers.linear.mixers import mixer_class
-    from ringattn.planner.states import MIXER_TRANSITIONS
-    from ringattn.schedule.states import StateSizes
+    from ringattn.planner.mixers import MIXER_NAMES, LinearSizes, paper_sizes
+    from ringattn.sequence.layout import suggest
 
-    heads, key_dim, value_dim = mixer_class(mixer).paper_sizes(hidden_size)
-    if mixer == "hgrn":
-        # Its channels stand for themselves.
-        heads, value_dim = heads * value_dim, 1
-    return StateSizes(1, heads, key_dim, value_dim, MIXER_TRANSITIONS[mixer])
+    if mixer not in MIXER_NAMES:
+        raise ValueError(f"unknown mixer {mixer!r}{suggest(mixer, MIXER_NAMES)}; there are {', '.join(MIXER_NAMES)}")
+    heads, key_dim, value_dim = paper_sizes(mixer, hidden_size)
+    return LinearSizes(mixer=mixer, hidden_size=hidden_size, heads=heads, key_dim=key_dim, value_dim=value_dim).states()
 
 
 def request_of(config: PlanConfig) -> Any:
@@ -143,29 +141,33 @@ def request_of(config: PlanConfig) -> Any:
 
 
 def model_names() -> list[str]:
-    """The shipped models whose sizes are stated, or found in a package; hybrids are not planned for."""
-    named = (path.stem for path in _models().glob("*.yaml"))
-    return sorted(name for name in named if name != "folder" and not _shipped(name).get("hybrid"))
+    """The shipped models whose sizes are stated, or found in a package."""
+    return sorted(path.stem for path in _models().glob("*.yaml") if path.stem != "folder")
 
 
 def sizes_of(model: str) -> Any:
     """The sizes of a shipped model, or of one that is found. ValueError where there is neither."""
     from ringattn.models.source import config_of
-    from ringattn.planner.architecture import Architecture, architecture_of
+    from ringattn.planner.architecture import HYBRID_TYPE, Architecture, architecture_of
+    from ringattn.settings.hybrid import HybridSettings, hybrid_of
     from ringattn.settings.typed import build, suggest
 
     if model in model_names():
-        path = shipped_path(model)
+        path, shipped = shipped_path(model), _shipped(model)
         if path is not None:
             return architecture_of(config_of(path))
-        return build(Architecture, _shipped(model)["architecture"], prefix="model.architecture.")
+        sizes = build(Architecture, shipped["architecture"], prefix="model.architecture.")
+        if not shipped.get("hybrid"):
+            return sizes
+        return hybrid_of(sizes, build(HybridSettings, shipped["hybrid"], prefix="model.hybrid."))
     if "/" in model or Path(model).expanduser().exists():
         values = config_of(model)
         linear = list(values.get("layer_types") or ()).count("linear_attention")
-        if linear:
+        if linear and values.get("model_type") != HYBRID_TYPE:
             raise ValueError(
-                f"a plan counts attention in every layer, and {linear} layers of {model} are linear: plan for a LLaMA "
-                "of its sizes, which is slower and larger"
+                f"a plan knows the linear attentions of ringattn's hybrids, and {linear} layers of {model} are of "
+                f"another kind (model_type {values.get('model_type')}): plan for a LLaMA of its sizes, which is slower "
+                "and larger"
             )
         return architecture_of(values)
     raise ValueError(

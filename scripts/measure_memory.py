@@ -30,12 +30,14 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import ringattn
 from ringattn.data.token_data import TokenData
-from ringattn.models.load import new_llama
+from ringattn.models.load import new_hybrid, new_llama
 from ringattn.models.tiled_mlp import tile_mlp
-from ringattn.planner.architecture import Architecture
+from ringattn.planner.architecture import Architecture, HybridArchitecture
 from ringattn.planner.memory import estimate
+from ringattn.planner.mixers import MIXER_NAMES
 from ringattn.planner.training_step import TrainingStep
 from ringattn.report.table import table
+from ringattn.settings.hybrid import HybridSettings, hybrid_of
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.engine import TorchEngine
@@ -57,6 +59,7 @@ class Case:
     def describe(self) -> str:
         sizes, step = self.sizes, self.step
         words = [
+            *([sizes.describe()] if isinstance(sizes, HybridArchitecture) else []),
             f"{sizes.hidden_size} x {sizes.layers}, {sizes.heads}/{sizes.key_value_heads} heads",
             f"{sizes.vocabulary} words",
             f"{step.length // step.ranks} x {step.ranks} tokens",
@@ -88,6 +91,31 @@ def architecture(hidden: int, layers: int, vocabulary: int, heads: int, key_head
     )
 
 
+SMALL = architecture(128, 2, 1000, 4, 2, 352)
+
+
+def hybrid(sizes: Architecture, mixer: str, pattern: str, *heads: int, window: int | None = None) -> Architecture:
+    """heads: their number, and channels of keys and of values."""
+    number, keys, values = heads
+    return hybrid_of(
+        sizes,
+        HybridSettings(
+            mixer=mixer,
+            pattern=pattern,
+            linear_heads=number,
+            linear_key_dim=keys,
+            linear_value_dim=values,
+            sliding_window=window,
+        ),
+    )
+
+
+def two_layers(mixer: str) -> Architecture:
+    """A linear layer below a full one."""
+    heads = (1, 1, 128) if mixer == "hgrn" else (2, 32, 64)
+    return hybrid(SMALL, mixer, "linear,full", *heads)
+
+
 PLAIN = TrainingStep(
     length=2048,
     ranks=2,
@@ -100,7 +128,6 @@ PLAIN = TrainingStep(
 )
 AGAIN = replace(PLAIN, gradient_checkpointing=True)
 NARROW = replace(PLAIN, item_bytes=2)
-SMALL = architecture(128, 2, 1000, 4, 2, 352)
 CASES = (
     Case(SMALL, PLAIN),
     Case(SMALL, replace(NARROW, schedule="ring")),
@@ -122,6 +149,18 @@ CASES = (
     Case(architecture(384, 3, 8000, 6, 2, 1024), replace(AGAIN, length=512, ranks=1, moments=(1, 2), loss_chunk=64)),
     Case(architecture(256, 4, 2000, 8, 4, 1024), replace(AGAIN, mlp_chunk=128)),
     Case(architecture(256, 4, 2000, 8, 4, 1024), replace(PLAIN, mlp_chunk=128)),
+    *(Case(two_layers(mixer), PLAIN) for mixer in MIXER_NAMES),
+    *(Case(two_layers(mixer), replace(AGAIN, item_bytes=2, length=4096)) for mixer in MIXER_NAMES),
+    *(Case(two_layers(mixer), replace(PLAIN, length=2048, ranks=1)) for mixer in ("gated_deltanet", "hgrn2", "kda")),
+    Case(
+        hybrid(architecture(256, 4, 2000, 4, 2, 704), "gated_deltanet", "3:1", 3, 64, 128),
+        replace(AGAIN, item_bytes=2, moments=(1, 2), state_route="scan"),
+    ),
+    Case(
+        hybrid(architecture(256, 4, 2000, 4, 2, 704), "gla", "linear,sliding,linear,full", 4, 32, 64, window=256),
+        replace(NARROW, schedule="ring", layout="contiguous", state_route="pipeline"),
+    ),
+    Case(hybrid(architecture(192, 3, 1000, 4, 4, 512), "hgrn2", "pure", 2, 96, 96), replace(PLAIN, state_route="ring")),
 )
 
 
@@ -163,7 +202,7 @@ def peak_of_step(case: Case) -> int:
     def run() -> None:
         sp = ringattn.SequenceParallel(schedule=step.schedule, layout=step.layout, backward=step.backward, timeout=60)
         model = ringattn.parallelize(
-            new_llama(case.sizes, seed=0),
+            new_model(case),
             sp,
             gradient_checkpointing=step.gradient_checkpointing,
             keep_attention=step.keep_attention,
@@ -192,6 +231,25 @@ def peak_of_step(case: Case) -> int:
     if abs(second.start - second.end) > 0.01 * second.peak:
         raise RuntimeError(f"the second step began with {second.start} bytes and ended with {second.end}: not steady")
     return second.peak
+
+
+def new_model(case: Case) -> Any:
+    """A LLaMA of the case's sizes, or a hybrid."""
+    sizes = case.sizes
+    if not isinstance(sizes, HybridArchitecture):
+        return new_llama(sizes, seed=0)
+    linear = sizes.linear
+    hybrid = HybridSettings(
+        mixer=linear.mixer,
+        pattern=",".join(sizes.pattern),
+        linear_heads=linear.heads,
+        linear_key_dim=linear.key_dim,
+        linear_value_dim=linear.value_dim,
+        conv_width=linear.conv_width,
+        sliding_window=sizes.sliding_window,
+        state_route=case.step.state_route,
+    )
+    return new_hybrid(sizes, hybrid, seed=0)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 from ringattn.launch.compare.settings import ITEM_BYTES, Comparing, check_sizes, read_as
 from ringattn.launch.words import aligned, rows, setting
 
-from ringattn.planner.states import MIXER_TRANSITIONS
+from ringattn.planner.mixers import MIXER_TRANSITIONS
 from ringattn.schedule.states import StateSizes, fitted_route, state_routes
 from ringattn.sequence.layout import Layout, make_layout, suggest
 from ringattn.sequence.stretches import RUN_LAYOUTS, stretches

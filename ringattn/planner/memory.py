@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from ringattn.planner.architecture import Architecture
+from ringattn.planner.architecture import LINEAR, LOOKUPS, Architecture, in_matrices, size_of
 from ringattn.planner.attention_memory import AttentionMemory, attention_memory
+from ringattn.planner.mixer_memory import MixerMemory, mixer_memory
 from ringattn.planner.training_step import BF16, FP32, GRAIN, Precision, TrainingStep
 from ringattn.schedule.traffic import Tensors
 
@@ -75,8 +76,14 @@ def activation_bytes_per_token(sizes: Architecture, step: TrainingStep) -> int:
     """What is kept between forward and backward, for one token over all layers; with checkpointing one layer at a time
     is whole again in the backward, and counted too."""
     whole = _Step(sizes, replace(step, length=step.ranks * GRAIN))
-    again = whole.layer_activations() if step.gradient_checkpointing else 0
+    again = max(map(whole.layer_activations, whole.kinds)) if step.gradient_checkpointing else 0
     return -(-(whole.kept(sizes.layers) + 2 * FP32 * whole.stream + again) // whole.tokens)
+
+
+def layer_bytes(sizes: Architecture, step: TrainingStep) -> dict[str, float]:
+    """What one layer of each kind keeps of one token for its backward."""
+    whole = _Step(sizes, replace(step, length=step.ranks * GRAIN))
+    return {kind: whole.layer_activations(kind) / whole.tokens for kind in whole.layer}
 
 
 def longest(sizes: Architecture, step: TrainingStep, memory_bytes: int) -> int:
@@ -95,18 +102,6 @@ def longest(sizes: Architecture, step: TrainingStep, memory_bytes: int) -> int:
     return low * GRAIN * step.ranks
 
 
-def parameters_in_order(sizes: Architecture) -> list[tuple[int, int]]:
-    """(rows, columns) of each weight, one row for vectors, in the order in which the model lists them."""
-    hidden, inner = sizes.hidden_size, sizes.intermediate_size
-    queries, keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
-    layer: list[tuple[int, int]] = []
-    for rows, columns in ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)):
-        layer += [(rows, columns), (1, rows)] if sizes.attention_bias else [(rows, columns)]
-    layer += [(inner, hidden), (inner, hidden), (hidden, inner), (1, hidden), (1, hidden)]
-    lookup = (sizes.vocabulary, hidden)
-    return [lookup, *layer * sizes.layers, (1, hidden), *([] if sizes.tie_embeddings else [lookup])]
-
-
 class _Step:
     """The moments of one step. Names of sizes are in elements unless they say bytes."""
 
@@ -120,7 +115,14 @@ class _Step:
         self.inner = min(self.tokens, step.mlp_chunk or self.tokens) * sizes.intermediate_size
         self.tiled = step.mlp_chunk is not None and step.mlp_chunk < self.tokens
         self.lookup = sizes.vocabulary * sizes.hidden_size
-        self.layer, self.all = sizes.layer_parameters(), sizes.parameters()
+        self.kinds = sizes.kinds()
+        weights = {kind: sizes.layer_weights(kind) for kind in set(self.kinds)}
+        self.layer = {kind: size_of(weights[kind]) for kind in weights}
+        self.matrices = {kind: in_matrices(weights[kind]) for kind in weights}
+        # Of the first 0, 1, 2, ... layers.
+        self.up_to = [0, *accumulate(self.layer[kind] for kind in self.kinds)]
+        self.attending = [0, *accumulate(kind != LINEAR for kind in self.kinds)]
+        self.all = sizes.parameters()
         self.feed_forward = sizes.hidden_size * sizes.intermediate_size
 
     @cached_property
@@ -136,34 +138,38 @@ class _Step:
             threads=step.threads,
         )
 
+    @cached_property
+    def mixer(self) -> MixerMemory:
+        linear = self.sizes.mixer()
+        assert linear is not None, "asked for linear layers alone"
+        return mixer_memory(linear, self.step)
+
+    @property
+    def buffers(self) -> int:
+        """Attention and states take theirs from one pool, one after the other."""
+        found = [self.attention.buffers] if self.attending[-1] else []
+        return max([*found, self.mixer.buffers] if LINEAR in self.kinds else found)
+
     def moments(self) -> Iterator[MemoryEstimate]:
         sizes, stream = self.sizes, self.stream
         yield self._at("loss", loss=self._in_the_loss(), cast=self._cast(sizes.layers), before=True, last=True)
         # Gradient of the input along two ways, of the mean square, the input to the power of 1 and twice that.
         yield self._at("backward of the last norm", temporaries=5 * FP32 * stream, done=self.lookup, input_too=True,
                        cast=self._cast(sizes.layers), whole=self.lookup)  # fmt: skip
-        for layer in reversed(range(sizes.layers)):
-            above = self.lookup + sizes.hidden_size + (sizes.layers - 1 - layer) * self.layer
+        for layer, kind in reversed([*enumerate(self.kinds)]):
+            own = self.layer[kind]
+            above = self.lookup + sizes.hidden_size + self.up_to[-1] - self.up_to[layer + 1]
             # Gradients of the product, of gate's activation and of up, and of the residual stream around them.
             yield self._at(
                 f"backward of layer {layer + 1}'s feed-forward",
                 layer=layer,
-                activations=self.layer_activations() + self.item * self.inner * (3 if self.tiled else -1),
+                activations=self.layer_activations(kind) + self.item * self.inner * (3 if self.tiled else -1),
                 temporaries=3 * self.item * self.inner + self.weight * stream,
                 done=above + self.feed_forward,
-                cast=self._cast(layer) + self.step.copy_bytes * (self.layer - self.feed_forward),
-                whole=self.layer,
+                cast=self._cast(layer) + self.step.copy_bytes * (own - self.feed_forward),
+                whole=own,
             )
-            output = sizes.hidden_size * self.queries
-            yield self._at(
-                f"backward of layer {layer + 1}'s attention",
-                layer=layer,
-                activations=self._attention_half(),
-                temporaries=self.weight * stream + self.item * self.tokens * self.queries + self.attention.workspace,
-                done=above + 3 * self.feed_forward + output,
-                cast=self._cast(layer) + self.step.copy_bytes * sizes.hidden_size * (self.queries + 2 * self.keys),
-                whole=self.layer,
-            )
+            yield self._mixing(layer, kind, above + 3 * self.feed_forward)
         # A tied embedding has the head's gradient already when its own is made.
         twice = self.weight * self.lookup if sizes.tie_embeddings or self.step.accumulation > 1 else 0
         yield self._at("backward of the embedding", temporaries=self.weight * stream + twice, done=self.all,
@@ -171,6 +177,30 @@ class _Step:
         if self.step.world > 1:
             yield self._at("reduction of gradients", temporaries=self._buckets(), done=self.all)
         yield from self._optimizer()
+
+    def _mixing(self, layer: int, kind: str, above: int) -> MemoryEstimate:
+        """In the middle of a layer's backward. above: weights whose gradients are there, but for the output's map."""
+        hidden, copies = self.sizes.hidden_size, self.step.copy_bytes
+        if kind == LINEAR:
+            values = self.mixer.sizes.values
+            return self._at(
+                f"backward of layer {layer + 1}'s mixer",
+                layer=layer,
+                activations=self._first_norm(kind) + self.mixer.left + self._input(),
+                temporaries=self.weight * self.stream + self.mixer.workspace,
+                done=above + hidden * values,
+                cast=self._cast(layer) + copies * (self.matrices[kind] - 3 * self.feed_forward - hidden * values),
+                whole=self.layer[kind],
+            )
+        return self._at(
+            f"backward of layer {layer + 1}'s attention",
+            layer=layer,
+            activations=self._first_norm(kind) + self._kept_attention() + self._projections() + self._input(),
+            temporaries=self.weight * self.stream + self.item * self.tokens * self.queries + self.attention.workspace,
+            done=above + hidden * self.queries,
+            cast=self._cast(layer) + copies * hidden * (self.queries + 2 * self.keys),
+            whole=self.layer[kind],
+        )
 
     def _at(
         self,
@@ -211,25 +241,24 @@ class _Step:
             weights=weights,
             gradients=gradients,
             optimizer=self._state(),
-            attention_buffers=self.attention.buffers,
+            attention_buffers=self.buffers,
             activations=kept + cast,
             loss=0 if loss is None else loss,
             temporaries=temporaries,
         )
 
-    def layer_activations(self) -> int:
-        """What the backward of a layer reads: two norms, attention, and of the feed-forward gate, its activation, up
-        and their product."""
-        norms = self.step.norm_bytes(3) + self.step.norm_bytes(2)
-        own = self.stream * norms + 2 * FP32 * self.tokens
+    def layer_activations(self, kind: str) -> int:
+        """What the backward of a layer reads: two norms, attention or a mixer, and of the feed-forward gate, its
+        activation, up and their product."""
+        second = self.stream * self.step.norm_bytes(2) + FP32 * self.tokens
         # A feed-forward in chunks keeps its input, which the norm before it keeps anyway.
         feed_forward = 0 if self.tiled else 4 * self.item * self.inner
-        return own + self._kept_attention() + self._projections() + feed_forward + self._input()
+        mixing = self.mixer.kept if kind == LINEAR else self._kept_attention() + self._projections()
+        return self._first_norm(kind) + mixing + second + feed_forward + self._input()
 
-    def _attention_half(self) -> int:
-        """What is left of it when the feed-forward's half is done."""
-        norm = self.stream * self.step.norm_bytes(3) + FP32 * self.tokens
-        return norm + self._kept_attention() + self._projections() + self._input()
+    def _first_norm(self, kind: str) -> int:
+        readers = self.mixer.sizes.readers() if kind == LINEAR else 3
+        return self.stream * self.step.norm_bytes(readers) + FP32 * self.tokens
 
     def _projections(self) -> int:
         """Queries and keys with their positions, and values."""
@@ -245,18 +274,22 @@ class _Step:
         return self.weight * self.stream if checkpointed else 0
 
     def kept(self, layers: int) -> int:
-        """What so many layers keep from forward to backward: with checkpointing their inputs, and attention's out and
-        lse where they are kept. And cosines and sines, which all layers read."""
-        each = self.weight * self.stream + (self._kept_attention() if self.step.keep_attention else 0)
+        """What the first `layers` layers keep for the backward: with checkpointing their inputs, and out and lse of
+        attention where kept. And cosines and sines, which all attending layers read."""
+        attending = self.attending[layers]
+        rotation = 2 * self.weight * self.tokens * self.sizes.head_dim
         if not self.step.gradient_checkpointing:
-            each = self.layer_activations()
-        return layers * each + 2 * self.weight * self.tokens * self.sizes.head_dim
+            whole = sum(self.layer_activations(kind) * self.kinds[:layers].count(kind) for kind in self.layer)
+            return whole + (rotation if self.attending[-1] else 0)
+        kept_attention = self._kept_attention() if self.step.keep_attention else 0
+        return layers * self.weight * self.stream + attending * kept_attention + rotation
 
     def _cast(self, layers: int) -> int:
         """bf16 copies of so many layers' matrices. Autocast caches them until the loss is there; from then on autograd
         has them, unless the layer is checkpointed."""
         checkpointed = self.step.gradient_checkpointing and layers < self.sizes.layers
-        return 0 if checkpointed else self.step.copy_bytes * layers * (self.layer - 2 * self.sizes.hidden_size)
+        copied = sum(self.matrices[kind] * self.kinds[:layers].count(kind) for kind in self.matrices)
+        return 0 if checkpointed else self.step.copy_bytes * copied
 
     def _in_the_loss(self) -> int:
         """Gradients of the states and of the head (its in fp32), and the logits of a chunk.
@@ -281,22 +314,17 @@ class _Step:
         return made + held + most
 
     def _state(self) -> int:
-        matrices = self.sizes.layers * sum(rows * columns for rows, columns in self._matrices())
+        matrices = sum(self.matrices[kind] for kind in self.kinds)
         numbers = self.step.moments[0] * matrices + self.step.moments[1] * (self.all - matrices)
         whole = FP32 * numbers + (FP32 * self.all if self.step.precision is Precision.MASTER else 0)
         whole = round(self.step.trained * whole)
         return -(-whole // self.step.world) if self.step.zero else whole
 
-    def _matrices(self) -> list[tuple[int, int]]:
-        """Of one layer."""
-        each = (len(parameters_in_order(self.sizes)) - 2) // self.sizes.layers
-        return [shape for shape in parameters_in_order(self.sizes)[1 : 1 + each] if shape[0] > 1]
-
     def _buckets(self) -> int:
         """Two flat fp32 buckets: one is filled while the last one still has its name."""
         buckets = [0]
-        for rows, columns in parameters_in_order(self.sizes):
-            size = FP32 * rows * columns
+        for weight in self.sizes.weights():
+            size = FP32 * weight.size
             if buckets[-1] and buckets[-1] + size > BUCKET_BYTES:
                 buckets.append(0)
             buckets[-1] += size
@@ -307,19 +335,15 @@ class _Step:
         bias, and what the weight before left. Muon, after it, has the matrices' gradients alone, and for each the
         update before, this one's input, x, a x, and the new x in two parts beside x x^T. ZeRO's optimizers see a rank's
         share as one flat weight."""
-        shapes = parameters_in_order(self.sizes)
         muon = self.step.moments[0] < self.step.moments[1]
-        inside = len(shapes) - (1 if self.sizes.tie_embeddings else 2)
-        rest = [
-            rows * columns for n, (rows, columns) in enumerate(shapes) if not (muon and rows > 1 and 0 < n < inside)
-        ]
+        rest = [w.size for w in self.sizes.weights() if not muon or w.rows == 1 or w.name in LOOKUPS]
         if self.step.zero:
             yield self._at("optimizer", temporaries=2 * FP32 * -(-self.all // self.step.world), done=self.all)
             return
         yield self._at("optimizer", done=self.all, temporaries=FP32 * max(a + 2 * b for a, b in pairwise([0, *rest])))
         if muon:
-            matrices = self._matrices()
-            most = max(5 * rows * columns + min(rows, columns) ** 2 for rows, columns in matrices)
-            before = max(rows * columns for rows, columns in matrices)
-            held = self.sizes.layers * sum(rows * columns for rows, columns in matrices)
+            matrices = [w for kind in self.layer for w in self.sizes.layer_weights(kind) if w.rows > 1]
+            most = max(5 * w.size + min(w.rows, w.columns) ** 2 for w in matrices)
+            before = max(w.size for w in matrices)
+            held = sum(self.matrices[kind] for kind in self.kinds)
             yield self._at("Muon", temporaries=FP32 * (most + before), done=held)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ringattn.planner.architecture import Architecture
+from ringattn.planner.architecture import SLIDING, Architecture, HybridArchitecture
 from ringattn.planner.cluster import Cluster
 from ringattn.planner.costs import Workload
-from ringattn.planner.memory import MemoryEstimate, estimate, least, longest
-from ringattn.planner.search import Candidate, Found, search
-from ringattn.planner.step import StepTime, Work, layer_bytes, model_flops, peak, step_time
+from ringattn.planner.memory import MemoryEstimate, estimate, layer_bytes, least, longest
+from ringattn.planner.mixing import Mixing, check_layouts, mixings, sliding_seconds
+from ringattn.planner.search import Candidate, Found
+from ringattn.planner.states import PLAYED_RANKS, RouteCandidate, check_played
+from ringattn.planner.step import StepTime, Work, model_flops, peak, step_time
 from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.schedule.traffic import Tensors
 from ringattn.sequence.blocks import block_areas
@@ -53,7 +55,12 @@ class Request:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One way to run it. found: the schedules of its layout, best first; forward and backward are those chosen, which
-    are the best that fit. mfu: model FLOP over peak FLOP."""
+    are the best that fit. mfu: model FLOP over peak FLOP.
+
+    Of a hybrid with linear layers, routes: of a layer's states, best first, and the one chosen; halo: seconds of a
+    convolution's, forward and backward. sliding: seconds of one sliding layer, where there are such. layouts: for each,
+    the best first, seconds of all layers' attention, and of what travels for linear ones, one forward and one backward.
+    """
 
     sequence_parallel: int
     data_parallel: int
@@ -67,6 +74,11 @@ class Plan:
     tokens: int
     mfu: float
     longest: int
+    routes: tuple[RouteCandidate, ...] = ()
+    route: RouteCandidate | None = None
+    halo: tuple[float, float] = (0.0, 0.0)
+    sliding: tuple[float, float] | None = None
+    layouts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -78,14 +90,20 @@ def plan(request: Request) -> list[Plan]:
 
     Raises:
         DoesNotFit: none does.
-        ValueError: more ranks than tokens, a batch that no degree serves, or no rate for the dtype.
+        ValueError: more ranks than tokens, a batch that no degree serves, or no rate for the dtype; a mask or a layout
+            that a hybrid can't have.
     """
+    _check(request)
     degrees = list(_degrees(request))
     plans: list[Plan] = []
     for degree in degrees:
         zero = _lowest_stage(request, degree)
         if zero is None:
             continue
+        if request.sizes.mixer() is not None and degree > PLAYED_RANKS:
+            if not plans:
+                check_played(degree)
+            break
         made = _plan(request, degree, zero)
         if made is not None:
             plans.append(made)
@@ -94,6 +112,16 @@ def plan(request: Request) -> list[Plan]:
     if not plans:
         raise _does_not_fit(request, degrees[-1])
     return sorted(plans, key=lambda made: -made.tokens_per_second)
+
+
+def _check(request: Request) -> None:
+    check_layouts(request.sizes, request.layouts)
+    mask = request.mask
+    if isinstance(request.sizes, HybridArchitecture) and not (mask.causal and mask.window is None):
+        raise ValueError(
+            f"a hybrid's layers are causal, and its sliding ones have a window of their own, got {mask.describe()}: "
+            "leave causal and window out"
+        )
 
 
 def _degrees(request: Request) -> Iterator[int]:
@@ -122,7 +150,9 @@ def _degrees(request: Request) -> Iterator[int]:
     yield from found
 
 
-def _training_step(request: Request, degree: int, zero: int, *, layout: str, schedule: str = "ring") -> TrainingStep:
+def _training_step(
+    request: Request, degree: int, zero: int, *, layout: str, schedule: str = "ring", state_route: str = "ring"
+) -> TrainingStep:
     """Plain data parallel keeps weights in fp32, as this trainer does; ZeRO's engines keep 16-bit weights and an fp32
     master copy beside the moments."""
     item = _ITEM_BYTES[request.dtype]
@@ -138,6 +168,7 @@ def _training_step(request: Request, degree: int, zero: int, *, layout: str, sch
         keep_attention=request.keep_attention,
         data_parallel=request.cluster.world // degree,
         zero=zero,
+        state_route=state_route,
     )
 
 
@@ -156,24 +187,27 @@ def _lowest_stage(request: Request, degree: int) -> int | None:
 
 def _plan(request: Request, degree: int, zero: int) -> Plan | None:
     sizes, cluster = request.sizes, request.cluster
-    found = search(cluster.first(degree), workload_of(request, degree), request.layouts)
-    for layout in found:
-        chosen = _first_that_fits(request, degree, zero, layout)
+    near, workload = cluster.first(degree), workload_of(request, degree)
+    ranked = mixings(sizes, near, workload, request.layouts)
+    for mixing in ranked:
+        chosen = _first_that_fits(request, degree, zero, mixing)
         if chosen is None:
             continue
-        forward, backward, step, memory = chosen
+        forward, backward, route, step, memory = chosen
         groups = cluster.world // degree
         each = 1 if request.batch is None else request.batch // groups
-        work = _work(request, degree, zero)
-        time = step_time(sizes, cluster, work, attention_forward=forward.seconds, attention_backward=backward.seconds)
-        if each > 1:
-            # Sequences one after another: everything but what a step does once.
-            time = replace(
-                time,
-                attention=each * time.attention,
-                matrix_products=each * time.matrix_products,
-                element_wise=each * time.element_wise,
-            )
+        work = _work(request, degree, step)
+        slides = SLIDING in sizes.kinds()
+        sliding = sliding_seconds(sizes, near, workload, forward, backward) if slides else None
+        time = step_time(
+            sizes,
+            cluster,
+            work,
+            attention_forward=forward.seconds,
+            attention_backward=backward.seconds,
+            sliding=sliding or (0.0, 0.0),
+            passing=mixing.passing(route),
+        ).of_sequences(each)
         tokens = request.length * groups * each
         flops = model_flops(sizes, replace(work, sequences=groups * each))
         mfu = flops / (time.total * cluster.world * peak(cluster.accelerator, request.dtype))
@@ -181,31 +215,41 @@ def _plan(request: Request, degree: int, zero: int) -> Plan | None:
             sequence_parallel=degree,
             data_parallel=groups,
             zero=zero,
-            layout=layout.layout,
+            layout=mixing.found.layout,
             forward=forward,
             backward=backward,
-            found=layout,
+            found=mixing.found,
             memory=memory,
             step=time,
             tokens=tokens,
             mfu=mfu,
             longest=longest(sizes, step, int(_memory(request))),
+            routes=mixing.routes,
+            route=route,
+            halo=mixing.halo,
+            sliding=sliding,
+            layouts={other.found.layout: other.layers for other in ranked},
         )
     return None
 
 
 def _first_that_fits(
-    request: Request, degree: int, zero: int, found: Found
-) -> tuple[Candidate, Candidate, TrainingStep, MemoryEstimate] | None:
+    request: Request, degree: int, zero: int, mixing: Mixing
+) -> tuple[Candidate, Candidate, RouteCandidate | None, TrainingStep, MemoryEstimate] | None:
+    """The fastest route of states and schedules that do; routes hold less than schedules, so they vary last."""
+    found = mixing.found
     for forward in found.forward:
         under = _training_step(request, degree, zero, layout=found.layout, schedule=forward.schedule)
         if least(request.sizes, under) > _memory(request):
             continue
         for backward in found.backward:
-            step = replace(under, backward=backward.schedule)
-            memory = estimate(request.sizes, step)
-            if memory.total <= _memory(request):
-                return forward, backward, step, memory
+            for route in mixing.routes or (None,):
+                step = replace(under, backward=backward.schedule)
+                if route is not None:
+                    step = replace(step, state_route=route.route)
+                memory = estimate(request.sizes, step)
+                if memory.total <= _memory(request):
+                    return forward, backward, route, step, memory
     return None
 
 
@@ -217,7 +261,7 @@ def workload_of(request: Request, degree: int) -> Workload:
     return Workload(layout, layout, request.mask, tensors, request.dtype)
 
 
-def _work(request: Request, degree: int, zero: int) -> Work:
+def _work(request: Request, degree: int, step: TrainingStep) -> Work:
     whole = make_layout("contiguous", request.length, 1)
     area = float(block_areas(request.mask, whole, whole, samples=4096).sum())
     return Work(
@@ -229,8 +273,8 @@ def _work(request: Request, degree: int, zero: int) -> Work:
         item_bytes=_ITEM_BYTES[request.dtype],
         recompute=request.checkpointing,
         recompute_attention=request.checkpointing and not request.keep_attention,
-        zero=zero,
-        layer_bytes=layer_bytes(request.sizes, _ITEM_BYTES[request.dtype]),
+        zero=step.zero,
+        layer_bytes=layer_bytes(request.sizes, step),
     )
 
 

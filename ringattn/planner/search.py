@@ -204,6 +204,16 @@ def named_defaults(world: int) -> list[str]:
     return [own[name] for name in schedules() if name in own and world > 2]
 
 
+def timed(cluster: Cluster, workload: Workload, like: Candidate) -> Candidate:
+    """The schedule of `like` for another call of the same layout, played where a search would play it."""
+    if workload.query_layout.world <= _PLAYED_RANKS:
+        return _play(cluster, workload, like.layout, like.schedule, backward=like.backward)
+    hosts = len(set(cluster.hosts[: workload.query_layout.world]))
+    point = next(point for point in points(shape_of(workload), hosts=hosts) if point.spec() == like.schedule)
+    made = Estimator(cluster, workload).estimate(point, backward=like.backward)
+    return replace(like, seconds=made.seconds, compute=made.compute, wire=made.lane_seconds, lane=made.lane)
+
+
 def _play(cluster: Cluster, workload: Workload, layout: str, schedule: str, *, backward: bool) -> Candidate:
     made = predict(schedule, workload, cluster, backward=backward)
     wire, lane = made.wire_bound(cluster)

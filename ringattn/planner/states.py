@@ -29,6 +29,7 @@ from ringattn.schedule.states import (
     verify_state_route,
 )
 from ringattn.schedule.value import Kind
+from ringattn.sequence.halo import HaloRows, halo_rows
 from ringattn.sequence.layout import Layout
 from ringattn.sequence.stretches import stretches
 
@@ -39,26 +40,13 @@ _PACK_PASSES = 2
 _SLICES = (2, 4, 8, 16, 32)
 
 # An all-gather over more ranks is more messages than a person wants to wait for.
-_PLAYED_RANKS = 128
+PLAYED_RANKS = 128
 
 # Up to so many ranks a choice without a person waiting tries it too.
 _GATHERED_RANKS = 32
 
 # Times this near to the best are as good.
 _NEAR = 1.01
-
-# What a stretch's transition is, by the mixer (`ringattn.layers.linear.mixers`): a decay of a head, of each row of the
-# state, or the product of a delta rule's reflections. The channels of HGRN are heads of one number each.
-MIXER_TRANSITIONS = {
-    "deltanet": Transition.DENSE,
-    "gated_deltanet": Transition.DENSE,
-    "gla": Transition.DIAGONAL,
-    "hgrn": Transition.SCALAR,
-    "hgrn2": Transition.DIAGONAL,
-    "kda": Transition.DENSE,
-    "lightning": Transition.SCALAR,
-    "retnet": Transition.SCALAR,
-}
 
 
 @dataclass(frozen=True)
@@ -126,6 +114,55 @@ def predict_states(
 
 
 @dataclass(frozen=True)
+class HaloCosts:
+    """Of the exchange of a short convolution's halo in one direction: one step, the rows of `halo_rows` or their
+    gradients. row_bytes: of a token's channels."""
+
+    layout: Layout
+    width: int
+    row_bytes: int
+    accelerator: Accelerator
+    backward: bool
+
+    name = "halo"
+
+    @property
+    def world(self) -> int:
+        return self.layout.world
+
+    def steps(self) -> Iterator[PlayedStep]:
+        found: list[tuple[Envelope, int, list[Any]]] = []
+        for move in halo_rows(self.layout, self.width):
+            if move.source != move.target:
+                ends = (move.target, move.source) if self.backward else (move.source, move.target)
+                found.append((Envelope(True, *ends, Kind.PARCEL, 0), self._bytes(move), [move]))
+        yield PlayedStep(found, ())
+
+    def _bytes(self, move: HaloRows) -> int:
+        return len(move.taken) * self.row_bytes
+
+    def task(self, task: Any) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def merge(self, result_bytes: float) -> float:
+        return 0.0
+
+    def pack(self, moves: Sequence[HaloRows]) -> float:
+        return _PACK_PASSES * sum(map(self._bytes, moves)) / self.accelerator.memory_bandwidth
+
+
+def halo_seconds(layout: Layout, width: int, row_bytes: int, cluster: Cluster) -> tuple[float, float]:
+    """Forward and backward of one convolution of `width` taps, played; 0 where nothing travels."""
+    if layout.world == 1 or width == 1:
+        return 0.0, 0.0
+    forward, backward = (
+        simulate(HaloCosts(layout, width, row_bytes, cluster.accelerator, way), cluster).seconds
+        for way in (False, True)
+    )
+    return forward, backward
+
+
+@dataclass(frozen=True)
 class RouteCandidate:
     """One route for one layer. forward, backward: predicted seconds of the states alone. lane: the busiest direction of
     a link in the forward (None where nothing is sent), and wire: the seconds that its bytes take. steps: exchanges that
@@ -150,8 +187,23 @@ class RouteCandidate:
 def choose_route(layout: Layout, sizes: StateSizes, cluster: Cluster) -> str:
     """What `route=auto` stands for: the fastest route, forward and backward together. Over many ranks an all-gather is
     not tried, which sends and holds most there."""
+    return likely_routes(layout, sizes, cluster)[0].route
+
+
+def likely_routes(layout: Layout, sizes: StateSizes, cluster: Cluster) -> list[RouteCandidate]:
+    """`rank_routes` of those that may be chosen: over many ranks an all-gather and half of the pipelines are not
+    tried."""
     names = None if layout.world <= _GATHERED_RANKS else ["ring", "scan", *_pipelines(sizes)[1::2]]
-    return rank_routes(layout, sizes, cluster, names=names)[0].route
+    return rank_routes(layout, sizes, cluster, names=names)
+
+
+def check_played(world: int) -> None:
+    """ValueError where a play takes longer than a person waits."""
+    if world > PLAYED_RANKS:
+        raise ValueError(
+            f"routes of states are played for up to {PLAYED_RANKS} ranks that share a sequence, got {world}: "
+            f"ask for sequence_parallel={PLAYED_RANKS} or fewer"
+        )
 
 
 def _pipelines(sizes: StateSizes) -> list[str]:
@@ -167,11 +219,7 @@ def rank_routes(
     Raises:
         ValueError: more ranks than a play takes seconds for.
     """
-    if layout.world > _PLAYED_RANKS:
-        raise ValueError(
-            f"routes of states are played for up to {_PLAYED_RANKS} ranks that share a sequence, got {layout.world}: "
-            f"ask for sequence_parallel={_PLAYED_RANKS} or fewer"
-        )
+    check_played(layout.world)
     holders = tuple(stretch.rank for stretch in stretches(layout))
     found = []
     for name in names or ("allgather", "ring", "scan", *_pipelines(sizes)):

@@ -7,11 +7,13 @@ overlap, so the prediction is on the slow side of a trainer that overlaps gradie
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 
-from ringattn.planner.architecture import Architecture
+from ringattn.planner.architecture import FULL, LINEAR, SLIDING, Architecture, in_matrices
 from ringattn.planner.cluster import Accelerator, Cluster
 
 # Large dense products reach 80 to 90 % of the peak (FlashAttention-3, arXiv 2407.08608, section 1: "optimized matrix
@@ -35,7 +37,7 @@ class Work:
     tokens: of this rank. area: visible (query, key) pairs of a whole sequence. sequences: of all ranks together.
     sequence_parallel: ranks that share a sequence. item_bytes: of an activation. recompute: layers are computed again
     in the backward; recompute_attention: attention as well. zero: the ZeRO stage.
-    layer_bytes: that one layer keeps of one token for its backward.
+    layer_bytes: that one layer of each kind keeps of one token for its backward (`planner.memory.layer_bytes`).
     """
 
     tokens: int
@@ -47,59 +49,83 @@ class Work:
     recompute: bool
     recompute_attention: bool
     zero: int
-    layer_bytes: int
+    layer_bytes: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of one step on one rank."""
+    """Seconds of one step on one rank. linear_attention: products of the linear layers' mixing. states: these and their
+    convolutions' halos on their way between ranks."""
 
     attention: float
     matrix_products: float
     element_wise: float
     gradients: float
     optimizer: float
+    linear_attention: float = 0.0
+    states: float = 0.0
 
     @property
     def total(self) -> float:
         return sum(getattr(self, part.name) for part in fields(self))
 
     def parts(self) -> list[tuple[str, float]]:
-        """(name in words, seconds), the total last."""
-        named = [(part.name.replace("_", " "), getattr(self, part.name)) for part in fields(self)]
-        return [*named, ("total", self.total)]
+        """(name in words, seconds), the total last; those of linear layers where there are any."""
+        named = [(part, getattr(self, part.name)) for part in fields(self)]
+        shown = [(part.name.replace("_", " "), spent) for part, spent in named if spent or part.default is MISSING]
+        return [*shown, ("total", self.total)]
+
+    def of_sequences(self, each: int) -> StepTime:
+        """With so many sequences one after another: everything but what a step does once."""
+        once = {"gradients", "optimizer"}
+        return replace(self, **{p.name: each * getattr(self, p.name) for p in fields(self) if p.name not in once})
 
 
 def step_time(
-    sizes: Architecture, cluster: Cluster, work: Work, *, attention_forward: float, attention_backward: float
+    sizes: Architecture,
+    cluster: Cluster,
+    work: Work,
+    *,
+    attention_forward: float,
+    attention_backward: float,
+    sliding: tuple[float, float] = (0.0, 0.0),
+    passing: tuple[float, float] = (0.0, 0.0),
 ) -> StepTime:
-    """The time of one training step. attention_forward, attention_backward: seconds of one layer's, as found by a
-    search; one sequence at a time."""
+    """The time of one training step, one sequence at a time.
+
+    attention_forward, attention_backward: seconds of one full layer's, as found by a search. sliding: the same of one
+    sliding layer. passing: seconds in which what one linear layer needs of other ranks travels, forward and backward.
+    """
     accelerator = cluster.accelerator
     rate = matmul_rate(accelerator, work.dtype)
     again = 1 if work.recompute else 0
-    matrices = sizes.layers * (sizes.layer_parameters() - 2 * sizes.hidden_size)
+    layers = Counter(sizes.kinds())
+    matrices = sum(count * in_matrices(sizes.layer_weights(kind)) for kind, count in layers.items())
     lookup = sizes.vocabulary * sizes.hidden_size
     # Two FLOP forward and four backward for each weight and token.
     products = work.tokens * (matrices * (6 + 2 * again) + lookup * 6)
     passes = _FORWARD_PASSES * (1 + again) + _BACKWARD_PASSES
-    attention = attention_forward * (2 if work.recompute_attention else 1) + attention_backward
+    kept = sum(count * work.layer_bytes[kind] for kind, count in layers.items())
+    forwards = 2 if work.recompute_attention else 1
     parameters = sizes.parameters()
     sharing = cluster.world if work.zero >= 1 else 1
+    mixing = 0.0
+    mixer = sizes.mixer()
+    if mixer is not None:
+        forward, backward = mixer.mixing_flops(spread=work.sequence_parallel > 1)
+        flops = layers[LINEAR] * work.tokens * ((1 + again) * forward + backward)
+        # In fp32, whatever the activations' dtype.
+        mixing = flops / matmul_rate(accelerator, "float32")
     return StepTime(
-        attention=sizes.layers * attention,
+        attention=layers[FULL] * (attention_forward * forwards + attention_backward)
+        + layers[SLIDING] * (sliding[0] * forwards + sliding[1]),
         matrix_products=products / rate,
-        element_wise=passes * sizes.layers * work.layer_bytes * work.tokens / accelerator.memory_bandwidth,
+        element_wise=passes * kept * work.tokens / accelerator.memory_bandwidth,
         gradients=_gradient_seconds(cluster, parameters, work),
         optimizer=_ADAM_PASSES * 4 * parameters / sharing / accelerator.memory_bandwidth,
+        linear_attention=mixing,
+        states=layers[LINEAR] * ((1 + again) * passing[0] + passing[1]),
     )
-
-
-def layer_bytes(sizes: Architecture, item_bytes: int) -> int:
-    """What one layer keeps of a token for its backward: of the residual stream three tensors at each norm (its input,
-    the normalized input, the result), queries, keys, values and out, and four tensors of the feed-forward."""
-    queries, keys = sizes.heads * sizes.head_dim, sizes.key_value_heads * sizes.head_dim
-    return item_bytes * (6 * sizes.hidden_size + 2 * queries + 2 * keys + 4 * sizes.intermediate_size)
 
 
 def matmul_rate(accelerator: Accelerator, dtype: str) -> float:
@@ -125,10 +151,18 @@ def model_flops(sizes: Architecture, work: Work) -> float:
 
 def sequence_flops(sizes: Architecture, tokens: int, pairs: float) -> float:
     """FLOP of training on one sequence: 6 for each weight and token, 12 for each visible pair, head and head dimension
-    of
-    each layer (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B; the pairs are those that the mask shows)."""
+    of each attending layer (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B; the pairs are those that the mask
+    shows), and three times its recurrence for each linear layer, whatever more its chunked form multiplies.
+
+    pairs: of a full layer; those of a sliding one are counted here.
+    """
+    layers = Counter(sizes.kinds())
     weights = sizes.parameters() - (0 if sizes.tie_embeddings else sizes.vocabulary * sizes.hidden_size)
-    return 6 * weights * tokens + 12 * pairs * sizes.heads * sizes.head_dim * sizes.layers
+    seen = min(sizes.window(SLIDING) or tokens, tokens)
+    pairs = layers[FULL] * pairs + layers[SLIDING] * (seen * (seen + 1) / 2 + (tokens - seen) * seen)
+    mixer = sizes.mixer()
+    recurrences = 0.0 if mixer is None else 3 * layers[LINEAR] * tokens * mixer.recurrence_flops()
+    return 6 * weights * tokens + 12 * pairs * sizes.heads * sizes.head_dim + recurrences
 
 
 def _gradient_seconds(cluster: Cluster, parameters: int, work: Work) -> float:

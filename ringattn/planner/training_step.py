@@ -41,6 +41,7 @@ class TrainingStep:
     mlp_chunk: tokens whose feed-forward activations exist at one time; all unless given.
     trained: the share of the weights that have gradients and moments, 1 unless adapters are trained.
     threads: of a rank that computes on a CPU.
+    state_route: of linear layers' states.
     """
 
     length: int
@@ -60,6 +61,7 @@ class TrainingStep:
     mlp_chunk: int | None = None
     trained: float = 1.0
     threads: int = 1
+    state_route: str = "allgather"
 
     def __post_init__(self) -> None:
         if self.zero not in range(4):

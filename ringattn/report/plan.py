@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ringattn.planner.architecture import FULL, LINEAR, SLIDING, HybridArchitecture
 from ringattn.planner.plan import USABLE_MEMORY, Plan, Request
 from ringattn.planner.reasons import reasons, unnamed_win
 from ringattn.planner.search import Candidate
+from ringattn.report.state_routes import routes_fields, routes_text
 from ringattn.report.table import table
 
 
@@ -20,9 +22,10 @@ def plan_text(request: Request, plans: Sequence[Plan], *, model: str, top: int) 
     blocks = [
         f"{model} at {request.length:,} tokens on {cluster.name}: {cluster.world} x {cluster.accelerator.name}, "
         f"{request.dtype}, {request.mask.describe()}",
-        _settings(best),
-        _schedules(best, top),
-        "\n".join(textwrap.fill(line, 118, subsequent_indent="  ") for line in _reasons(best)),
+        *([f"Layers: {request.sizes.describe()}"] if isinstance(request.sizes, HybridArchitecture) else []),
+        _settings(request, best, model),
+        *_attention(request, best, top),
+        *_states(request, best),
         _time(best),
         _memory(request, best),
     ]
@@ -46,24 +49,78 @@ def plan_fields(request: Request, plans: Sequence[Plan], settings: dict[str, Any
                 "tokens_per_second": made.tokens_per_second,
                 "mfu": made.mfu,
                 "longest": made.longest,
-                "reasons": _reasons(made),
+                "reasons": _reasons(made) if _attends(request) else [],
+                **_hybrid_fields(request, made),
             }
             for made in plans
         ],
     }
 
 
-def _settings(best: Plan) -> str:
+def _hybrid_fields(request: Request, made: Plan) -> dict[str, Any]:
+    """What a plain model's plan has not."""
+    mixer = request.sizes.mixer()
+    fields: dict[str, Any] = {}
+    if isinstance(request.sizes, HybridArchitecture):
+        fields["layers"] = list(request.sizes.kinds())
+    if made.sliding is not None:
+        fields["sliding_seconds"] = made.sliding
+    if mixer is not None:
+        route = None if made.route is None else made.route.route
+        fields["states"] = routes_fields(mixer.mixer, mixer.states(), made.routes) | {"route": route}
+        fields["halo_seconds"] = made.halo
+    return fields
+
+
+def _settings(request: Request, best: Plan, model: str) -> str:
     zero = "plain data parallel" if best.zero == 0 else f"DeepSpeed ZeRO {best.zero}"
-    lines = [
-        f"  mesh.sequence_parallel={best.sequence_parallel}",
-        f"  schedule={best.forward.schedule}",
-        f"  schedule.layout={best.layout}",
-    ]
-    if best.backward.schedule != best.forward.schedule:
-        lines.insert(2, f"  schedule.backward={best.backward.schedule}")
+    lines = [f"  mesh.sequence_parallel={best.sequence_parallel}"]
+    if _attends(request):
+        lines.append(f"  schedule={best.forward.schedule}")
+        if best.backward.schedule != best.forward.schedule:
+            lines.append(f"  schedule.backward={best.backward.schedule}")
+    lines.append(f"  schedule.layout={best.layout}")
+    if best.route is not None:
+        # A folder has its own, in its config.json.
+        name = "state_route" if "/" in model else "model.hybrid.state_route"
+        lines.append(f"  {name}={best.route.route}{' (in config.json)' if '/' in model else ''}")
     groups = f"{best.data_parallel} such groups side by side" if best.data_parallel > 1 else "no data parallelism"
     return f"Use {best.sequence_parallel} ranks for a sequence and {groups} ({zero}):\n" + "\n".join(lines)
+
+
+def _attends(request: Request) -> bool:
+    return any(kind != LINEAR for kind in request.sizes.kinds())
+
+
+def _attention(request: Request, best: Plan, top: int) -> list[str]:
+    """Schedules and reasons, where a layer attends."""
+    if not _attends(request):
+        return []
+    reasons = [textwrap.fill(line, 118, subsequent_indent="  ") for line in _reasons(best)]
+    if best.sliding is not None and FULL in request.sizes.kinds():
+        window = request.sizes.window(SLIDING)
+        times = " and ".join(f"{1e3 * seconds:,.3f} ms" for seconds in best.sliding)
+        reasons.append(f"A sliding layer, over {window:,} keys, takes {times} under the same schedules.")
+    return [_schedules(best, top), "\n".join(reasons)]
+
+
+def _states(request: Request, best: Plan) -> list[str]:
+    """Routes and reasons, where a layer is linear."""
+    mixer = request.sizes.mixer()
+    if mixer is None:
+        return []
+    text = routes_text(mixer.mixer, mixer.states(), best.sequence_parallel, best.layout, best.routes)
+    if any(best.halo):
+        times = " and ".join(f"{1e3 * seconds:,.3f} ms" for seconds in best.halo)
+        text += f"\nA convolution's halo, {mixer.conv_width - 1} tokens before each chunk, takes {times}."
+    if best.sequence_parallel > 1:
+        took = "; ".join(
+            f"{name}: {1e3 * attention:,.1f} ms of attention and {1e3 * passing:,.1f} ms for states"
+            for name, (attention, passing) in best.layouts.items()
+        )
+        line = f"All layers of a sequence, forward and backward, by layout: {took}."
+        text += "\n" + textwrap.fill(line, 118, subsequent_indent="  ")
+    return [text]
 
 
 def _schedules(best: Plan, top: int) -> str:

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 
+from ringattn.planner.architecture import Architecture, HybridArchitecture
+from ringattn.planner.mixers import MIXER_NAMES, LinearSizes, paper_sizes
 from ringattn.schedule.states import check_route
 from ringattn.sequence.layout import split, suggest
 
 PURE, FULL = "pure", "full"
-# Linear attentions, in `ringattn.layers.linear.mixers`.
-MIXER_NAMES = ("deltanet", "gated_deltanet", "gla", "hgrn", "hgrn2", "kda", "lightning", "retnet")
-# What computes them, `ringattn.layers.linear.kernels`: auto takes the first of the others that serves.
+# What computes linear attentions, `ringattn.layers.linear.kernels`: auto takes the first of the others that serves.
 LINEAR_KERNELS = ("auto", "fla", "torch")
 
 # The names in a list, and transformers' names for them.
-KINDS = {"linear": "linear_attention", "full": "full_attention", "sliding": "sliding_attention"}
+KINDS = {kind: f"{kind}_attention" for kind in ("linear", "full", "sliding")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,24 @@ class HybridSettings:
 
     def listed_rope_layers(self) -> tuple[str, ...]:
         return () if self.rope_layers == "none" else tuple(name.strip() for name in self.rope_layers.split(","))
+
+
+def hybrid_of(sizes: Architecture, settings: HybridSettings) -> HybridArchitecture:
+    """The sizes of the hybrid that `settings` make of a LLaMA; `check_hybrid` holds for them."""
+    heads, key_dim, value_dim = paper_sizes(settings.mixer, sizes.hidden_size)
+    return HybridArchitecture(
+        **{item.name: getattr(sizes, item.name) for item in fields(Architecture)},
+        linear=LinearSizes(
+            mixer=settings.mixer,
+            hidden_size=sizes.hidden_size,
+            heads=settings.linear_heads or heads,
+            key_dim=settings.linear_key_dim or key_dim,
+            value_dim=settings.linear_value_dim or value_dim,
+            conv_width=settings.conv_width,
+        ),
+        pattern=layer_kinds(settings.listed_pattern(), sizes.layers),
+        sliding_window=settings.sliding_window,
+    )
 
 
 def check_hybrid(settings: HybridSettings, *, layers: int) -> None:

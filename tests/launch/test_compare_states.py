@@ -11,7 +11,7 @@ from ringattn.launch.compare.state_settings import asks_for_states, read_states
 from ringattn.layers.linear.mixers import MIXERS
 from ringattn.planner.cluster import Accelerator, Cluster, Kernel, Link, Rate
 from ringattn.planner.cluster_file import write_cluster
-from ringattn.planner.states import MIXER_TRANSITIONS
+from ringattn.planner.mixers import MIXER_TRANSITIONS
 from ringattn.report import comparison_json
 from ringattn.schedule.states import Transition
 

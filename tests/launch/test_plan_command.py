@@ -9,6 +9,7 @@ import pytest
 from ringattn.launch.cli import main
 from ringattn.launch.plan import length_of, model_names, states_of
 
+from ringattn.models.hybrid import HybridConfig
 from ringattn.schedule.states import StateSizes, Transition
 
 # A world so small that a plan takes a second.
@@ -39,6 +40,37 @@ def test_the_same_as_json(capsys):
     assert best["memory_bytes"]["total"] == sum(v for k, v in best["memory_bytes"].items() if k != "total")
 
 
+def test_a_hybrid_has_a_route_beside_its_schedules(capsys, tmp_path):
+    words = ["cluster=h100_8x", "length=32k", "sequence_parallel=8"]
+    _, printed = run(*words, "model=hybrid_340m", capsys=capsys)
+    for part in (
+        "Layers: 21 linear (gated_deltanet, 3 heads of 256 and 512 channels), 3 full",
+        "  model.hybrid.state_route=",
+        "One layer's attention (played by the simulator):",
+        "One gated_deltanet layer's states: 3 heads of 256 x 512 in 32 bits",
+        "A convolution's halo, 3 tokens before each chunk, takes ",
+        "\nlinear attention  ",
+        "\nstates  ",
+    ):
+        assert part in printed.out
+    # A folder's layers are its own; without attention there is no schedule to choose.
+    HybridConfig(mixer="retnet", pattern="pure", num_hidden_layers=2).save_pretrained(tmp_path)
+    _, printed = run(*words, f"model={tmp_path}", capsys=capsys)
+    assert "Layers: 2 linear (retnet, 4 heads of 256 and 512 channels)\n" in printed.out
+    assert "  state_route=" in printed.out and " (in config.json)" in printed.out
+    assert "schedule=" not in printed.out and "halo" not in printed.out
+    _, printed = run(*words, f"model={tmp_path}", "json=true", capsys=capsys)
+    made = json.loads(printed.out)["plans"][0]
+    assert made["layers"] == ["linear", "linear"] and made["states"]["route"] == made["states"]["routes"][0]["route"]
+
+
+def test_linear_layers_of_another_kind_are_refused(capsys, tmp_path):
+    values = {"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    code, printed = run("cluster=h100_8x", f"model={tmp_path}", capsys=capsys)
+    assert code == 2 and "1 layers of" in printed.err and "another kind (model_type qwen3_next)" in printed.err
+
+
 def test_a_mixer_asks_for_the_route_of_its_states_too(capsys):
     code, printed = run(*SMALL, "mixer=gla", "sequence_parallel=8", "json=true", capsys=capsys)
     found = json.loads(printed.out)["states"]
@@ -66,6 +98,12 @@ def test_one_rank_a_sequence_has_nothing_to_send(capsys):
         (["model=lama3_8b"], "there is no model 'lama3_8b'. Did you mean 'llama3_8b'?"),
         (["length=12q"], "length must be a number of tokens from 1 on, got '12q'"),
         (["zero=4"], "zero is a stage from 0 to 3, got 4"),
+        (["model=hybrid_340m", "layout=striped"], "layout 'striped' deals tokens out to the ranks one by one"),
+        (["model=hybrid_340m", "window=512"], "its sliding ones have a window of their own, got causal, window 512"),
+        (
+            ["cluster=h100_8x", "nodes=32", "model=hybrid_340m", "length=1M", "sequence_parallel=256"],
+            "routes of states are played for up to 128 ranks that share a sequence, got 256",
+        ),
         (["nodes=0"], "nodes must be at least 1, got 0"),
         (["layout=zig-zag"], "unknown layout 'zig-zag' (did you mean 'zigzag'?)"),
         (["dtype=float8"], "dtype must be one of"),

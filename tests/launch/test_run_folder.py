@@ -1,5 +1,7 @@
 """The run folder is made once, whole or not at all, and `--dry-run` makes nothing."""
 
+import re
+
 import pytest
 from ringattn.launch.cli import main
 from ringattn.launch.run_folder import freeze
@@ -53,6 +55,25 @@ def test_a_text_that_does_not_serve_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="longer than one sequence"):
         freeze(config(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_dry_run_counts_a_hybrids_own_layers(tmp_path, capsys):
+    write_text(tmp_path / "text.txt")
+    words = ["model=hybrid_demo", f"data.path={tmp_path / 'text.txt'}", f"run.folder={tmp_path / 'run'}", "--dry-run"]
+
+    def shown(*more):
+        assert main(["train", *words, "trainer.sequence_length=1024", *more]) == 0
+        out = capsys.readouterr().out
+        figures = dict(re.findall(r"^ *([a-z ]+?) +([\d,.]+)$", out, flags=re.MULTILINE))
+        return out, {name: float(figures[name].replace(",", "")) for name in ("weights", "activations", "total")}
+
+    out, linear = shown("model.hybrid.state_route=auto")
+    assert "layers: 3 linear (gated_deltanet, 2 heads of 32 and 64 channels), 1 full; states take the route " in out
+    assert "route auto" not in out
+    assert linear["weights"] == pytest.approx(4 * 1_924_236 / 2**20, abs=0.06)
+    full, plain = shown("model.hybrid.pattern=full")
+    assert "layers: 4 full\n" in full
+    assert plain["weights"] < linear["weights"] and plain["activations"] < linear["activations"]
 
 
 def test_a_dry_run_shows_everything_and_writes_nothing(tmp_path, capsys):

@@ -39,6 +39,10 @@ def test_a_model_without_attention():
     check("kda", Case(2, "ring", "zigzag", checkpointing=True, keep_attention=False), pattern="pure")
 
 
+def test_a_model_whose_layers_all_attend_takes_any_layout():
+    check("gla", Case(2, "ring", "striped", PACKED), pattern="full")
+
+
 def test_processes_whose_gradients_torch_averages():
     check("gated_deltanet", Case(2, "tokenring", "zigzag", data_parallel=True), threads=False, state_route="ring")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hosts import SCRIPTS
-from measure_memory import AGAIN, CASES, PLAIN, SMALL, Case, mark, peak_of_step, peaks_between_marks
+from measure_memory import AGAIN, CASES, PLAIN, SMALL, Case, mark, peak_of_step, peaks_between_marks, two_layers
 from ranks import run_ranks
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -18,8 +18,9 @@ from ringattn.planner.memory import (
     least,
     longest,
     moments,
-    parameters_in_order,
 )
+from ringattn.planner.mixer_memory import mixer_memory
+from ringattn.planner.mixers import LinearSizes
 from ringattn.planner.training_step import Precision, TrainingStep
 from ringattn.schedule.traffic import Tensors
 
@@ -51,6 +52,7 @@ QUICK = (
     Case(SMALL, replace(PLAIN, length=1024, loss_chunk=64)),
     Case(SMALL, replace(AGAIN, length=1024, loss_chunk=64, item_bytes=2, schedule="ulysses", keep_attention=False)),
     Case(SMALL, replace(AGAIN, length=1024, loss_chunk=64, schedule="ring", moments=(1, 2), accumulation=2)),
+    Case(two_layers("gated_deltanet"), replace(AGAIN, length=1024, loss_chunk=64, item_bytes=2, state_route="scan")),
 )
 
 
@@ -136,8 +138,9 @@ def test_activations_are_what_autograd_keeps():
 def test_parameters_are_those_of_the_model_in_its_order(tied, bias):
     sizes = replace(SIZES, tie_embeddings=tied, attention_bias=bias)
     shapes = [tuple(p.shape) for p in llama(tie_word_embeddings=tied, attention_bias=bias).parameters()]
-    assert parameters_in_order(sizes) == [shape if len(shape) == 2 else (1, *shape) for shape in shapes]
-    assert sizes.parameters() == sum(rows * columns for rows, columns in parameters_in_order(sizes))
+    listed = [(weight.rows, weight.columns) for weight in sizes.weights()]
+    assert listed == [shape if len(shape) == 2 else (1, *shape) for shape in shapes]
+    assert sizes.parameters() == sum(rows * columns for rows, columns in listed)
 
 
 def test_the_total_is_the_sum_of_the_parts_at_the_fullest_moment():
@@ -184,6 +187,17 @@ def test_no_backward_takes_less_than_the_least():
     names = ("ring", "biring", "tokenring", "allgather", "ulysses", "tile")
     assert all(floor <= estimate(SIZES, replace(step, backward=name)).total for name in names)
     assert floor > least(SIZES, replace(step, schedule="ring")), "the forward's buffers are in it"
+
+
+def test_a_linear_layer_keeps_what_its_mixer_makes():
+    """RetNet, one head of 2 x 4, two pieces: a token's cosines and sines twice; query and key, and both decayed, four
+    times 2; its value; decays and scores, 64 each; the state that enters each piece; the norm and its gate, 6 x 4."""
+    linear = LinearSizes(mixer="retnet", hidden_size=64, heads=1, key_dim=2, value_dim=4)
+    made = mixer_memory(linear, replace(STEP, length=128, ranks=1))
+    assert made.kept == 128 * 4 * (2 * 2 + 4 * 2 + 4 + 2 * 64 + 6 * 4) + 2 * 4 * 2 * 4
+    assert made.buffers == 0
+    # Stretches on ranks 0, 1, 0: rank 0's first effect goes without its transition, and rank 1's with it.
+    assert mixer_memory(linear, STEP).buffers == 4 * (8 + 9)
 
 
 # Plans: ZeRO and master weights.

@@ -10,6 +10,7 @@ from ringattn.planner.cluster_file import read_cluster
 from ringattn.planner.plan import DoesNotFit, Request, plan
 from ringattn.planner.reasons import reasons, travels
 from ringattn.sequence.mask import Mask
+from ringattn.settings.hybrid import HybridSettings, hybrid_of
 
 SMALL = Architecture(
     vocabulary=1000,
@@ -37,6 +38,36 @@ def test_the_best_plan_comes_first_and_adds_up():
         assert made.step.total == pytest.approx(sum(seconds for _, seconds in made.step.parts()[:-1]))
         assert 0 < made.mfu < 1
         assert made.tokens == made.data_parallel * 8192
+
+
+@pytest.mark.parametrize("pattern", ["linear,full,linear,sliding", "sliding,linear,linear,linear", "pure"])
+def test_a_hybrids_plan_has_a_route_and_what_its_layers_take(pattern):
+    sizes = hybrid_of(SMALL, HybridSettings(mixer="gated_deltanet", pattern=pattern, sliding_window=512))
+    made = plan(request(sizes=sizes, batch=1, sequence_parallel=4))[0]
+    assert made.route == made.routes[0] and made.route.seconds == min(route.seconds for route in made.routes)
+    halo = sum(made.halo)
+    assert halo > 0
+    linear = sizes.pattern.count("linear")
+    # Layers are computed again in the backward, and their states travel again.
+    assert made.step.states == pytest.approx(linear * (2 * made.route.forward + made.route.backward + 1.5 * halo))
+    assert made.step.linear_attention > 0 and (made.step.attention > 0) == (pattern != "pure")
+    if pattern.startswith("linear"):
+        assert made.sliding is not None and sum(made.sliding) < made.forward.seconds + made.backward.seconds
+    # It takes the time of all layers that decides between layouts, and states pass fewer borders here.
+    assert made.layout == "contiguous" or pattern != "pure"
+    assert made.longest >= 8192 and made.memory.total < request().cluster.accelerator.memory
+
+
+def test_what_a_hybrid_cannot_have_is_refused():
+    sizes = hybrid_of(SMALL, HybridSettings(mixer="gla", pattern="3:1"))
+    with pytest.raises(ValueError, match=r"layout 'striped' deals tokens out to the ranks one by one; choose layout"):
+        plan(request(sizes=sizes, layouts=("zigzag", "striped")))
+    attending = hybrid_of(SMALL, HybridSettings(mixer="gla", pattern="full"))
+    assert plan(request(sizes=attending, layouts=("striped",), batch=1))[0].layout == "striped"
+    with pytest.raises(ValueError, match=r"sliding ones have a window of their own, got causal, window 64: leave"):
+        plan(request(sizes=sizes, mask=Mask(window=64)))
+    with pytest.raises(ValueError, match=r"layers are causal, .* got full: leave causal and window out"):
+        plan(request(sizes=sizes, mask=Mask(causal=False)))
 
 
 def test_one_sequence_takes_all_ranks():

@@ -6,7 +6,7 @@ A state has 100 bytes (one head, 5 x 5 numbers of 4 bytes) and every link carrie
 import pytest
 
 from ringattn.planner.cluster import Accelerator, Cluster, Link, Overhead
-from ringattn.planner.states import choose_route, predict_states, rank_routes
+from ringattn.planner.states import choose_route, halo_seconds, predict_states, rank_routes
 from ringattn.schedule.states import StateSizes, Transition, make_state_route, verify_state_route
 from ringattn.sequence.layout import make_layout
 
@@ -57,6 +57,15 @@ def test_a_task_takes_the_time_of_its_product_and_of_memory():
     # to pack what leaves.
     cluster = mesh(memory_bandwidth=100.0, matmul={"float32": 50.0})
     assert seconds("ring", sizes=dense, cluster=cluster) == pytest.approx(30 + 3 * (250 / 50 + 3 + 2))
+
+
+def test_a_halo_goes_from_neighbour_to_neighbour_at_once():
+    # Three tokens of 5 bytes before each chunk; every border has a direction of a link of its own.
+    assert halo_seconds(CONTIGUOUS, 4, 5, mesh()) == pytest.approx((1.5, 1.5))
+    assert halo_seconds(ZIGZAG, 4, 5, mesh()) == pytest.approx((1.5, 1.5))
+    assert halo_seconds(CONTIGUOUS, 1, 5, mesh()) == halo_seconds(make_layout("zigzag", 64, 1), 4, 5, mesh()) == (0, 0)
+    # And 15 bytes read and written to pack them.
+    assert halo_seconds(CONTIGUOUS, 4, 5, mesh(memory_bandwidth=30.0))[0] == pytest.approx(2.5)
 
 
 def test_the_simulator_sends_what_the_verifier_counts():

@@ -1,10 +1,13 @@
 """The time of a training step, part by part, against numbers worked out by hand."""
 
+from dataclasses import fields
+
 import pytest
 from described import accelerator, mesh, switch
 
-from ringattn.planner.architecture import Architecture
-from ringattn.planner.step import MATMUL_SHARE, Work, layer_bytes, matmul_rate, model_flops, step_time
+from ringattn.planner.architecture import Architecture, HybridArchitecture
+from ringattn.planner.mixers import LinearSizes
+from ringattn.planner.step import MATMUL_SHARE, Work, matmul_rate, model_flops, step_time
 
 SIZES = Architecture(
     vocabulary=100,
@@ -32,7 +35,7 @@ def work(**changes):
         "recompute": False,
         "recompute_attention": False,
         "zero": 0,
-        "layer_bytes": 0,
+        "layer_bytes": {"full": 0.0, "linear": 0.0, "sliding": 0.0},
     }
     return Work(**values | changes)
 
@@ -76,8 +79,32 @@ def test_the_models_own_flops_count_nothing_twice():
     assert model_flops(SIZES, work(recompute=True)) == expected
 
 
-def test_what_a_layer_keeps_of_a_token():
-    assert layer_bytes(SIZES, 2) == 2 * (6 * 8 + 2 * 8 + 2 * 4 + 4 * 16)
+def test_a_hybrid_step_by_kinds_of_layers():
+    """One layer of each kind. GLA with one head of 4 x 4: maps of 5 x 4 x 8 and of 16 between the two of its decay."""
+    linear = LinearSizes(mixer="gla", hidden_size=8, heads=1, key_dim=4, value_dim=4)
+    values = {item.name: getattr(SIZES, item.name) for item in fields(Architecture)} | {"layers": 3}
+    sizes = HybridArchitecture(**values, linear=linear, pattern=("linear", "sliding", "full"), sliding_window=4)
+    made = step_time(
+        sizes,
+        mesh(4, memory_bandwidth=1e3),
+        work(recompute=True, layer_bytes={"full": 1.0, "linear": 20.0, "sliding": 300.0}),
+        attention_forward=2.0,
+        attention_backward=5.0,
+        sliding=(0.5, 0.25),
+        passing=(0.125, 0.25),
+    )
+    assert made.attention == 2 + 5 + 0.5 + 0.25
+    assert made.states == 2 * 0.125 + 0.25
+    maps = 5 * 4 * 8 + 16 * 8 + 4 * 16 + 3 * 8 * 16 + 2 * (192 + 384)
+    assert made.matrix_products == pytest.approx(10 * (8 * maps + 6 * 800) / (1e12 * MATMUL_SHARE))
+    assert made.element_wise == pytest.approx((2 * 2 + 3) * 321 * 10 / 1e3)
+    # The half of a piece of 64 keys of 4 channels, all its values, and a state of 4 x 4 read, written and passed on.
+    forward = 2 * (63 / 2 * 4 + 64 * 4 + 3 * 16)
+    assert made.linear_attention == pytest.approx(10 * (2 + 2) * forward / (1e12 * MATMUL_SHARE))
+    assert [name for name, _ in made.parts()][-3:] == ["linear attention", "states", "total"]
+    # Of 40 tokens under a window of 4: 1 + 2 + 3 + 37 x 4 pairs. And a state of 16 numbers, written and read.
+    flops = 6 * (sizes.parameters() - 800) * 40 + 12 * (1000 + 154) * 8 + 3 * 40 * 4 * 16
+    assert model_flops(sizes, work()) == flops
 
 
 def test_a_dtype_without_a_rate_is_refused():

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from ringattn.layers.linear.mixers import mixer_class
 from ringattn.layers.linear.mixers.mixer import MixerSizes
+from ringattn.planner.architecture import HYBRID_TYPE
 from ringattn.schedule.states import check_route
 from ringattn.settings.hybrid import KINDS, layer_kinds
 
@@ -30,7 +31,7 @@ class HybridConfig(PreTrainedConfig):
         ValueError: an unknown mixer, a pattern or head sizes that do not fit.
     """
 
-    model_type = "ringattn_hybrid"
+    model_type = HYBRID_TYPE
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (as transformers declares it)
 
     def __init__(

@@ -151,6 +151,9 @@ class HybridModel(HybridPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
 
     def _spread(self, attachment: Attachment, length: int, documents: Any, shards: Any) -> Context:
+        if "linear_attention" not in self.config.layer_types:
+            # No layer reads it, and any layout serves.
+            return Context((range(length),))
         if shards is None:
             return Context.spread(attachment.sp, length, documents, route=self.config.state_route)
         if shards.states is None:

@@ -14,14 +14,7 @@ from ringattn.layers.linear.mixers.retnet import RetNet
 from ringattn.sequence.layout import suggest
 
 MIXERS: dict[str, type[Mixer]] = {
-    "deltanet": DeltaNet,
-    "gated_deltanet": GatedDeltaNet,
-    "gla": GLA,
-    "hgrn": HGRN,
-    "hgrn2": HGRN2,
-    "kda": KDA,
-    "lightning": Lightning,
-    "retnet": RetNet,
+    kind.name: kind for kind in (DeltaNet, GatedDeltaNet, GLA, HGRN, HGRN2, KDA, Lightning, RetNet)
 }
 
 

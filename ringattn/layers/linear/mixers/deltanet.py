@@ -53,17 +53,13 @@ class ConvolvedMixer(Mixer):
 
 
 class DeltaNet(ConvolvedMixer):
+    name = "deltanet"
     family = Family.DELTA_RULE
 
     def __init__(self, sizes: MixerSizes) -> None:
         super().__init__(sizes)
         self.norm = Norm(sizes.value_dim, eps=sizes.norm_eps)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 128)
-        return heads, hidden_size // heads, hidden_size // heads
 
     def mix(self, hidden: Tensor, context: Context, state: MixerState | None) -> tuple[Tensor, MixerState]:
         query, key, value, tail = self.convolved(hidden, context, state)

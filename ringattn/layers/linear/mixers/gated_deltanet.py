@@ -21,6 +21,7 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerStat
 
 
 class GatedDeltaNet(ConvolvedMixer):
+    name = "gated_deltanet"
     family = Family.GATED_DELTA_RULE
     takes_gate_bias = True
 
@@ -32,12 +33,6 @@ class GatedDeltaNet(ConvolvedMixer):
         self.step_bias = nn.Parameter(torch.empty(sizes.heads))
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, 3 * hidden_size // 1024)
-        key_dim = 3 * hidden_size // (4 * heads)
-        return heads, key_dim, 2 * key_dim
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -20,6 +20,7 @@ _TEMPERATURE = 16.0
 
 
 class GLA(Mixer):
+    name = "gla"
     family = Family.GLA
     takes_gate_bias = True
 
@@ -34,10 +35,6 @@ class GLA(Mixer):
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        return 4, hidden_size // 8, hidden_size // 4
 
     def reset_parameters(self) -> None:
         glorot(self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.decay_down, self.decay_up, self.o_proj)

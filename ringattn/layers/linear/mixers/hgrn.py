@@ -21,6 +21,7 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, Mixer, MixerSizes, Mi
 class HGRN(Mixer):
     """Of its sizes, heads x value_dim are the channels; key_dim is 1."""
 
+    name = "hgrn"
     family = Family.HGRN
     takes_gate_bias = True
     has_value_silu = True
@@ -35,10 +36,6 @@ class HGRN(Mixer):
         self.norm = GatedNorm(sizes.values, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        return 1, 1, hidden_size
 
     def reset_parameters(self) -> None:
         glorot(self.i_proj, self.f_proj, self.g_proj, self.o_proj)

@@ -17,6 +17,7 @@ from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, N
 
 
 class HGRN2(Mixer):
+    name = "hgrn2"
     family = Family.GLA
 
     def __init__(self, sizes: MixerSizes) -> None:
@@ -27,11 +28,6 @@ class HGRN2(Mixer):
         self.norm = Norm(sizes.values, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 128)
-        return heads, hidden_size // heads, hidden_size // heads
 
     def reset_parameters(self) -> None:
         glorot(self.q_proj, self.f_proj, self.i_proj, self.o_proj)

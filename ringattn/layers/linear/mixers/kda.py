@@ -20,6 +20,7 @@ from ringattn.layers.linear.mixers.mixer import GatedNorm, MixerSizes, MixerStat
 
 
 class KDA(ConvolvedMixer):
+    name = "kda"
     family = Family.KDA
 
     def __init__(self, sizes: MixerSizes) -> None:
@@ -32,11 +33,6 @@ class KDA(ConvolvedMixer):
         self.step_bias = nn.Parameter(torch.empty(sizes.keys))
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps, gate="sigmoid")
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 128)
-        return heads, hidden_size // heads, hidden_size // heads
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -18,6 +18,7 @@ from ringattn.layers.linear.mixers.mixer import Mixer, MixerSizes, MixerState, g
 
 
 class Lightning(Mixer):
+    name = "lightning"
     family = Family.SIMPLE_GLA
     takes_gate_bias = True
 
@@ -29,11 +30,6 @@ class Lightning(Mixer):
         self.u_proj = linear(sizes.hidden_size, sizes.values, bias=sizes.gate_bias)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 128)
-        return heads, hidden_size // heads, hidden_size // heads
 
     def reset_parameters(self) -> None:
         glorot(self.q_proj, self.k_proj, self.v_proj, self.u_proj, self.o_proj)

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from ringattn.layers.linear.context import Context
 from ringattn.layers.linear.kernels import Family, Request, check_kernel, explain_kernels
+from ringattn.planner.mixers import paper_sizes
 
 # Tokens that a CPU mixes at a time.
 _PART = 2048
@@ -88,8 +90,9 @@ class Mixer(nn.Module, ABC):
     Raises ValueError where the sizes do not fit the mixer.
     """
 
+    name: ClassVar[str]
     # What its recurrence is, to choose a kernel by.
-    family: Family
+    family: ClassVar[Family]
     # Whether its query, key and value pass a short convolution.
     has_convolution = False
     # Whether a bias can be added to the map that gates its output, and silu on its values be left out.
@@ -109,10 +112,10 @@ class Mixer(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} has no silu on values, got value_silu=False: leave it out")
         check_kernel(sizes.kernel, self.family, key_dim=sizes.key_dim, value_dim=sizes.value_dim)
 
-    @staticmethod
-    @abstractmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
+    @classmethod
+    def paper_sizes(cls, hidden_size: int) -> tuple[int, int, int]:
         """(heads, key_dim, value_dim) that the paper, or its reference implementation, has for a hidden size."""
+        return paper_sizes(cls.name, hidden_size)
 
     @abstractmethod
     def reset_parameters(self) -> None:

@@ -20,6 +20,7 @@ _THETA = 10000.0
 
 
 class RetNet(Mixer):
+    name = "retnet"
     family = Family.SIMPLE_GLA
     takes_gate_bias = True
 
@@ -34,11 +35,6 @@ class RetNet(Mixer):
         self.norm = GatedNorm(sizes.value_dim, eps=sizes.norm_eps)
         self.o_proj = linear(sizes.values, sizes.hidden_size)
         self.reset_parameters()
-
-    @staticmethod
-    def paper_sizes(hidden_size: int) -> tuple[int, int, int]:
-        heads = max(1, hidden_size // 256)
-        return heads, hidden_size // heads, 2 * hidden_size // heads
 
     def reset_parameters(self) -> None:
         glorot(self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.o_proj)
