@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ringattn.launch.words import aligned, read, rows, setting
 
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 from ringattn.settings.hybrid import MIXER_NAMES, HybridSettings
 from ringattn.settings.rules import positive
 

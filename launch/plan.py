@@ -99,7 +99,7 @@ def states_of(mixer: str, hidden_size: int) -> Any:
     """The states of one layer of that mixer, in the sizes that its paper has for such a width. ValueError where there
     is no such mixer."""
     from ringattn.planner.mixers import MIXER_NAMES, LinearSizes, paper_sizes
-    from ringattn.sequence.layout import suggest
+    from ringattn.sequence.suggest import suggest
 
     if mixer not in MIXER_NAMES:
         raise ValueError(f"unknown mixer {mixer!r}{suggest(mixer, MIXER_NAMES)}; there are {', '.join(MIXER_NAMES)}")

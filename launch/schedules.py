@@ -26,8 +26,9 @@ from ringattn.schedule.traffic import Tensors, chunk_bytes
 from ringattn.schedule.value import Schedule, Shape
 from ringattn.schedule.verify import ScheduleError, verify
 from ringattn.sequence.blocks import visible_blocks
-from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
+from ringattn.sequence.layout import LAYOUTS, Layout, make_layout
 from ringattn.sequence.mask import Mask
+from ringattn.sequence.suggest import suggest
 
 USAGE = """\
 usage: ringattn schedules                           list them

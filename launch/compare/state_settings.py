@@ -11,8 +11,9 @@ from ringattn.launch.words import aligned, rows, setting
 
 from ringattn.planner.mixers import MIXER_TRANSITIONS
 from ringattn.schedule.states import StateSizes, fitted_route, state_routes
-from ringattn.sequence.layout import Layout, make_layout, suggest
+from ringattn.sequence.layout import Layout, make_layout
 from ringattn.sequence.stretches import RUN_LAYOUTS, stretches
+from ringattn.sequence.suggest import suggest
 from ringattn.settings.lengths import Tokens
 
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ringattn.launch.workers import start_module
 
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 HELP = """\
 usage: ringattn doctor --links [--ranks N] [--out FILE] [--threads N] [--seconds S] [--quick]

@@ -37,8 +37,9 @@ from ringattn.runtime.timeline import Timeline
 from ringattn.runtime.transport import ProcessGroupTransport, Transport, VirtualTransport
 from ringattn.schedule import parse
 from ringattn.schedule.value import Schedule
-from ringattn.sequence.layout import LAYOUTS, Layout, make_layout, suggest
+from ringattn.sequence.layout import LAYOUTS, Layout, make_layout
 from ringattn.sequence.mask import Mask
+from ringattn.sequence.suggest import suggest
 
 _logger = logging.getLogger(__name__)
 

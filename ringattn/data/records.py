@@ -6,10 +6,11 @@ handed to `BadRecords`, which stops there or counts it and goes on.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from ringattn.sequence.suggest import suggest
 
 SHOWN = 3  # Bad records that a report quotes; the rest are counted.
 MOST_KEYS = 12  # Keys that a message lists.
@@ -84,8 +85,7 @@ def keys_there(key: str, names: Sequence[str], texts: Sequence[str]) -> str:
     """`no key 'txt' among id, text (did you mean 'text'?)`. `texts` are the names that hold texts."""
     if not names:
         return f"no key {key!r}, nor any other"
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5) or (list(texts) if len(texts) == 1 else [])
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint = suggest(key, names) or (f" (did you mean {texts[0]!r}?)" if len(texts) == 1 else "")
     shown = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
     return f"no key {key!r} among {shown}{hint}"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ringattn.attention import SequenceParallel
 from ringattn.data.sequence import IGNORE, Sequence
-from ringattn.models.landmark.memory import check_places
+from ringattn.models.landmark.memory import check_machine
 from ringattn.models.landmark.read import RandomAccess, check_serves
 from ringattn.models.support import text_model
 from ringattn.settings.retrieval import RetrievalConfig
@@ -36,7 +36,7 @@ class RandomAccessReader(SequenceReader):
         precision: str = "float32",
     ) -> None:
         check_serves(text_model(model), retrieval)
-        check_places(retrieval)
+        check_machine(retrieval)
         super().__init__(model, sp, device=device, chunk=chunk, precision=precision)
         self._retrieval = retrieval
 

@@ -11,7 +11,7 @@ from ringattn.kernels.landmark_tiled import LandmarkTiled
 from ringattn.kernels.landmark_triton import LandmarkTriton
 from ringattn.kernels.naive import Naive
 from ringattn.kernels.tiled import Tiled
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 # In the order of preference.
 KERNELS: tuple[Kernel, ...] = (

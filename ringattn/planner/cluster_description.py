@@ -8,7 +8,7 @@ from typing import Any
 from ringattn.planner.cluster import Accelerator, Cluster, Kernel, Link, Overhead, Rate
 from ringattn.planner.cluster_links import Host, Rates, dead_ends, endpoint, links_between, torus_links
 from ringattn.planner.units import BANDWIDTH, FLOPS, FRACTION, SIZE, TIME, Quantity
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 # Bytes/s against the direction of a one-way link: so little that no way ever takes it.
 AGAINST = 1e-6

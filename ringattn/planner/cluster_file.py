@@ -14,7 +14,7 @@ import yaml
 from ringattn.planner.cluster import Accelerator, Cluster, Link, Rate
 from ringattn.planner.cluster_description import AGAINST, build
 from ringattn.planner.units import BANDWIDTH, FLOPS, SIZE, TIME
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 _RANK = re.compile(r"(?P<host>[A-Za-z_][\w-]*)/gpu(?P<index>\d+)")
 

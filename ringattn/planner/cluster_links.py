@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ringattn.planner.cluster import Link
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 _NAME = r"[A-Za-z_][\w-]*"
 _ENDPOINT = re.compile(

@@ -94,10 +94,13 @@ def paper_sizes(mixer: str, hidden_size: int) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSizes:
-    """One layer's mixer, a name of `MIXER_NAMES`; the rest as `ringattn.layers.linear.mixers.mixer.MixerSizes`."""
+class HeadSizes:
+    """hidden_size: channels in and out. heads; key_dim, value_dim: channels of a head. conv_width: tokens of the short
+    convolution, where the mixer has one. gate_bias: a bias in the map that gates the output, where the mixer has such a
+    gate, and value_silu: whether its values pass silu, where its paper has them do so; both for models converted from
+    others (`ringattn.models.hybrid.convert`).
+    """
 
-    mixer: str
     hidden_size: int
     heads: int
     key_dim: int
@@ -113,6 +116,13 @@ class LinearSizes:
     @property
     def values(self) -> int:
         return self.heads * self.value_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSizes(HeadSizes):
+    """One layer's mixer, a name of `MIXER_NAMES`."""
+
+    mixer: str
 
     @property
     def delta(self) -> bool:

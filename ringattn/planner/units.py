@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
+
+from ringattn.sequence.suggest import suggest
 
 _WRITTEN = re.compile(r"(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[^\s\d].*)?")
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -37,11 +38,9 @@ class Quantity:
             raise ValueError(f"{place} must be {self.name}, got {value!r}: write for example {self.example}")
         unit = match["unit"]
         if unit is not None and unit not in self.units:
-            near = difflib.get_close_matches(unit, self.units, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
-                f"{place} must be {self.name}, got {value!r}: there is no unit {unit!r} for that{hint}; "
-                f"write for example {self.example}"
+                f"{place} must be {self.name}, got {value!r}: there is no unit {unit!r} for that"
+                f"{suggest(unit, self.units)}; write for example {self.example}"
             )
         return self._finite(float(match["number"]) * (self.units[unit] if unit else 1.0), value, place)
 

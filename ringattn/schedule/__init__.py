@@ -23,7 +23,7 @@ from ringattn.schedule.tile import tile
 from ringattn.schedule.tokenring import tokenring
 from ringattn.schedule.ulysses import ulysses, usp
 from ringattn.schedule.value import Schedule, Shape
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 
 def _grid(

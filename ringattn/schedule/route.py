@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 
 class Hop(NamedTuple):

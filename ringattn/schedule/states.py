@@ -25,7 +25,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from ringattn.sequence.layout import split, suggest
+from ringattn.sequence.layout import split
+from ringattn.sequence.suggest import suggest
 
 
 class Carried(str, Enum):

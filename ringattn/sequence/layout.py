@@ -16,7 +16,6 @@ Where the mask has landmarks, parts are cut between its blocks only, and striped
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +24,7 @@ import numpy as np
 
 from ringattn.sequence.landmarks import Blocks, Ints
 from ringattn.sequence.mask import Mask
+from ringattn.sequence.suggest import suggest
 
 LAYOUTS = ("balanced", "contiguous", "striped", "zigzag")
 
@@ -150,12 +150,6 @@ def make_layout(name: str, length: int, world: int, mask: Mask | None = None) ->
     else:
         raise ValueError(f"unknown layout {name!r}{suggest(name, LAYOUTS)}; there are {', '.join(LAYOUTS)}")
     return Layout(name, length, world, tuple(chunks), blocks)
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """` (did you mean 'zigzag'?)`, or nothing where no known name is near."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _balanced_chunks(parts: list[range], length: int, world: int, mask: Mask) -> list[range]:

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from ringattn.planner.architecture import Architecture, HybridArchitecture
 from ringattn.planner.mixers import MIXER_NAMES, LinearSizes, paper_sizes
 from ringattn.schedule.states import check_route
-from ringattn.sequence.layout import split, suggest
+from ringattn.sequence.layout import split
+from ringattn.sequence.suggest import suggest
 
 PURE, FULL = "pure", "full"
 # What computes linear attentions, `ringattn.layers.linear.kernels`: auto takes the first of the others that serves.

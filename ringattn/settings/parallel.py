@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ringattn.planner.choose import AUTO
 from ringattn.schedule import parse
-from ringattn.sequence.layout import make_layout, suggest
+from ringattn.sequence.layout import make_layout
+from ringattn.sequence.suggest import suggest
 from ringattn.settings.rules import positive
 
 # Those of `ringattn.kernels`, which needs torch; the last three are of landmark attention.

@@ -8,12 +8,12 @@ can act on.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, cast
 
+from ringattn.sequence.suggest import nearest
 from ringattn.settings.lengths import Tokens, length_of
 
 T = TypeVar("T")
@@ -25,13 +25,12 @@ _EXAMPLE = {int: "10", float: "0.1", bool: "true", str: "name"}
 def suggest(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or the empty string where nothing is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if not close and "." in word:
+    close = nearest(word, names)
+    if close is None and "." in word:
         # The right setting under the wrong group: compare the last part alone.
         last = {name.rsplit(".", 1)[-1]: name for name in names}
-        found = difflib.get_close_matches(word.rsplit(".", 1)[-1], sorted(last), n=1, cutoff=0.7)
-        close = [last[key] for key in found]
-    return f" Did you mean {close[0]!r}?" if close else ""
+        close = last.get(nearest(word.rsplit(".", 1)[-1], sorted(last), cutoff=0.7) or "")
+    return f" Did you mean {close!r}?" if close else ""
 
 
 def keys(cls: type, prefix: str = "") -> list[str]:

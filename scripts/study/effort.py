@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 from ringattn.settings.hybrid import FULL, MIXER_NAMES, PURE, layer_kinds
 
 # The six of the paper, from vector states over matrix states to delta rules (arXiv 2507.06457, section 2).

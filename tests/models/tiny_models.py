@@ -60,6 +60,11 @@ def make_model(family: str, *, attention: str = "reference", **changes: Any) -> 
     transformers.AttentionInterface.register("reference", _attend)
     model = getattr(transformers, f"{FAMILIES[family][0]}ForCausalLM")(make_config(family, **changes)).double()
     model.set_attn_implementation(attention)
+    return far_from_zero(model)
+
+
+def far_from_zero(model: Any) -> Any:
+    """An fp64 model with norms that compute in fp64 and random weights of every kind, set to train."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__.endswith("RMSNorm"):

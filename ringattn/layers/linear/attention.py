@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ringattn.kernels.kernel import sum_dtype
 from ringattn.layers.linear.channels import channels
 from ringattn.layers.linear.chunked import chunked
 from ringattn.layers.linear.context import Context
@@ -64,7 +64,7 @@ def linear_attention(
             entering=context.entering(),
         )
     if kernel == "recurrent":
-        wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+        wide = sum_dtype(value.dtype)
         out, state = recurrence(
             query.to(wide),
             key.to(wide),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ringattn.kernels.kernel import sum_dtype
 from ringattn.layers.linear.chunked import Entering, nothing_of
 from ringattn.layers.linear.effect import Effect
 from ringattn.layers.linear.pieces import Pieces
@@ -28,7 +29,7 @@ def channels(
     x, log_decay: [B, n, D]; initial_state: [B, D]. entering: asked for the state that enters each run, with the
     channels as heads: [runs, B, D, 1, 1].
     """
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(x.dtype)
     decay = pieces.cut(log_decay.to(wide)).exp()
     if pieces.starts is not None:
         decay = decay.masked_fill(pieces.starts[None, :, :, None], 0.0)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ringattn.kernels.kernel import sum_dtype
 from ringattn.layers.linear.effect import Effect
 from ringattn.layers.linear.pieces import Pieces
 from ringattn.layers.linear.products import decayed_products
@@ -64,7 +65,7 @@ def chunked(
 
     entering: asked for the state that enters each run [runs, B, H, dk, dv]; `initial_state` enters the only run else.
     """
-    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(value.dtype)
     batch, _, heads, rows = query.shape
     with torch.autocast(value.device.type, enabled=False):
         query, key, value_in = (_by_head(pieces.cut(x.to(wide))) for x in (query * scale, key, value))

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ringattn.kernels.kernel import sum_dtype
 from ringattn.layers.linear.chunked import Entering
 from ringattn.layers.linear.effect import Effect, apply
 from ringattn.layers.linear.kernels import Family, family_of
@@ -103,7 +104,7 @@ def fla_attention(
     entering: Entering | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `chunked`, of at least one local token; query and key are rounded to the value's dtype."""
-    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(value.dtype)
     decay = None if log_decay is None else log_decay.to(wide)
     share = None if beta is None else beta.to(wide)
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -158,7 +159,7 @@ def fla_channels(
     entering: Entering | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `channels`, of at least one local token."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(x.dtype)
     decay = log_decay.to(wide)
     with torch.autocast(x.device.type, enabled=False):
         own, _ = function(Family.HGRN)(x=x.to(wide), g=decay.masked_fill(segments.starts[:, None], float("-inf")))

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 import torch
 from packaging.version import Version
 
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 from ringattn.settings.hybrid import LINEAR_KERNELS
 
 KERNELS = (*LINEAR_KERNELS, "recurrent")

@@ -51,7 +51,7 @@ class LandmarkMemory:
         self.window = window_blocks(config, self.block) * self.stride
         self.slots = Slots(config, self.block)
         # Here, and not in the middle of a text.
-        check_places(config)
+        check_machine(config)
         self._home = _home(config, self.rank, model.device)
         self._reserve = -(-reserve // (self.block * self.world))
         self._layers: dict[int, _Layer] = {}
@@ -190,7 +190,7 @@ class LandmarkMemory:
         return rotate
 
 
-def check_places(config: RetrievalConfig) -> None:
+def check_machine(config: RetrievalConfig) -> None:
     """ValueError where this machine lacks what searches, or a folder that can be written to."""
     if config.search.startswith("faiss"):
         check_search(config)

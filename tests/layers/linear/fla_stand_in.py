@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ringattn.kernels.kernel import sum_dtype
 from ringattn.layers.linear.kernels import Family
 from ringattn.layers.linear.recurrence import recurrence
 
@@ -120,7 +121,7 @@ def _sequences(
 ) -> tuple[Tensor, Tensor | None]:
     """A row each, or one row cut at `cu_seqlens`; first and last states are of each sequence, in fp32 at least."""
     assert q.dtype == k.dtype == v.dtype
-    wide = torch.float64 if v.dtype == torch.float64 else torch.float32
+    wide = sum_dtype(v.dtype)
     assert all(x is None or x.dtype == wide for x in (initial_state, g, beta))
     if cu_seqlens is None:
         rows = [slice(row, row + 1) for row in range(len(q))]

@@ -11,7 +11,7 @@ from ringattn.layers.linear.mixers.kda import KDA
 from ringattn.layers.linear.mixers.lightning import Lightning
 from ringattn.layers.linear.mixers.mixer import Mixer
 from ringattn.layers.linear.mixers.retnet import RetNet
-from ringattn.sequence.layout import suggest
+from ringattn.sequence.suggest import suggest
 
 MIXERS: dict[str, type[Mixer]] = {
     kind.name: kind for kind in (DeltaNet, GatedDeltaNet, GLA, HGRN, HGRN2, KDA, Lightning, RetNet)

@@ -14,32 +14,21 @@ from torch.nn import functional
 
 from ringattn.layers.linear.context import Context
 from ringattn.layers.linear.kernels import Family, Request, check_kernel, explain_kernels
-from ringattn.planner.mixers import paper_sizes
+from ringattn.planner.mixers import HeadSizes, paper_sizes
 
 # Tokens that a CPU mixes at a time.
 _PART = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerSizes:
-    """hidden_size: channels in and out. heads; key_dim, value_dim: channels of a head. conv_width: tokens of the short
-    convolution, where the mixer has one. layer, layers: which layer of how many this is, for decays that depend on it.
-    gate_bias: a bias in the map that gates the output, where the mixer has such a gate, and value_silu: whether its
-    values pass silu, where its paper has them do so; both for models converted from others
-    (`ringattn.models.hybrid.convert`).
-    """
+class MixerSizes(HeadSizes):
+    """layer, layers: which layer of how many this is, for decays that depend on it. norm_eps: of the output's norm.
+    kernel: `ringattn.layers.linear.kernels`."""
 
-    hidden_size: int
-    heads: int
-    key_dim: int
-    value_dim: int
-    conv_width: int = 4
     layer: int = 0
     layers: int = 1
     norm_eps: float = 1e-5
     kernel: str = "auto"
-    gate_bias: bool = False
-    value_silu: bool = True
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "heads", "key_dim", "value_dim", "conv_width", "layers"):
@@ -48,14 +37,6 @@ class MixerSizes:
         if not 0 <= self.layer < self.layers:
             raise ValueError(f"layer counts from 0 to layers - 1, got layer {self.layer} of {self.layers}")
         check_kernel(self.kernel)
-
-    @property
-    def keys(self) -> int:
-        return self.heads * self.key_dim
-
-    @property
-    def values(self) -> int:
-        return self.heads * self.value_dim
 
 
 @dataclass(frozen=True)
