@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,10 @@ def adapt(model: Any, config: AdapterConfig) -> Any:
         modules_to_save=whole or None,
         ensure_weight_tying=tied,
     )
-    return get_peft_model(model, settings, adapter_name=NAME)
+    with warnings.catch_warnings():
+        # peft asks transformers 5.23 by a name that version 6 will not have.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, settings, adapter_name=NAME)
 
 
 def is_adapted(model: nn.Module) -> bool:

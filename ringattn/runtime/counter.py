@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 class Counter:
     """sent_to, received_from: bytes by peer. sent_messages: the number of all messages sent. waited: seconds in which
-    the rank waited for messages and did nothing else. waiting: what it waits for now, in words, and since when (by
-    `time.monotonic`), for whoever looks from another thread."""
+    the rank waited for messages and did nothing else. For whoever looks from another thread, by
+    `time.monotonic`: `waiting`, what it waits for now and since when; `progress`, when it last got further."""
 
     def __init__(self) -> None:
         self.waiting: tuple[str, float] | None = None
+        self.progress = time.monotonic()
         self.reset()
 
     def reset(self) -> None:
@@ -32,6 +33,10 @@ class Counter:
     def received_bytes(self) -> int:
         return sum(self.received_from.values())
 
+    def progressed(self) -> None:
+        """A task is computed, or a message came or went."""
+        self.progress = time.monotonic()
+
     @contextmanager
     def wait_for(self, what: str) -> Iterator[None]:
         """Counts the time inside as waited, and shows `what` meanwhile."""
@@ -39,6 +44,7 @@ class Counter:
         self.waiting = (what, since)
         try:
             yield
+            self.progressed()
         finally:
             self.waiting = None
             self.waited += time.monotonic() - since

@@ -97,6 +97,7 @@ class Executor:
             for task in self.plan.tasks[index]:
                 start = self._now()
                 self._compute(task, index)
+                self.counter.progressed()
                 if self.timeline:
                     self.timeline.add("compute", self.direction, index, start)
             self._post(index, late=True)

@@ -1,9 +1,9 @@
 """Says where a run hangs, while it hangs.
 
 A peer that never answers is an error after `schedule.timeout`, which may be long, and a collective of another library
-says nothing of its own. The watchdog is a thread that only looks: where no progress was reported for a while, every
-rank
-logs once what it is doing: the schedule step and the peer that attention waits for, or the part of the training step.
+says nothing of its own. The watchdog is a thread that only looks: where a rank comes to no new part of the training
+step and its attention gets no further for a while, it logs once what it is doing: the schedule step and the peer that
+attention waits for, or the part of the training step.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Watchdog:
     def __init__(self, rank: int, counter: Counter, *, seconds: float) -> None:
         self._rank, self._counter, self._seconds = rank, counter, seconds
         self._doing, self._since = "starting", time.monotonic()
-        self._reported = False
+        self._reported: float | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def doing(self, what: str) -> None:
         """The rank has come to `what`: progress."""
-        self._doing, self._since, self._reported = what, time.monotonic(), False
+        self._doing, self._since = what, time.monotonic()
 
     def __enter__(self) -> Watchdog:
         if self._seconds > 0:
@@ -47,9 +47,11 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._seconds / 4)):
-            idle = time.monotonic() - self._since
-            if idle >= self._seconds and not self._reported:
-                self._reported = True
+            # A part of a step of a long sequence takes minutes: attention that goes on is progress as well.
+            last = max(self._since, self._counter.progress)
+            idle = time.monotonic() - last
+            if idle >= self._seconds and self._reported != last:
+                self._reported = last
                 # An error, so that ranks which log nothing else log it too.
                 logger.error("%s", self.report(idle))
 

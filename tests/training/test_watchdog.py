@@ -4,6 +4,9 @@ import contextlib
 import logging
 import time
 
+import torch
+
+from ringattn import SequenceParallel
 from ringattn.runtime.counter import Counter
 from ringattn.training.watchdog import Watchdog
 
@@ -45,3 +48,36 @@ def test_progress_keeps_it_silent():
             watchdog.doing("something")
             time.sleep(0.25)
     assert not lines
+
+
+def test_attention_that_goes_on_keeps_it_silent():
+    """A forward pass over a long sequence takes minutes, layer after layer."""
+    counter = Counter()
+    with logged() as lines, Watchdog(0, counter, seconds=1.0) as watchdog:
+        watchdog.doing("step 0, forward")
+        for _ in range(4):
+            counter.progressed()
+            time.sleep(0.25)
+            with counter.wait_for("a message from rank 1"):
+                time.sleep(0.25)
+    assert not lines
+
+
+def test_a_rank_of_its_own_has_progress_too():
+    sp = SequenceParallel()
+    query, key, value = (torch.randn(1, 16, 2, 8, requires_grad=True) for _ in range(3))
+    before = sp.counter.progress
+    out = sp.attention(query, key, value, causal=True)
+    between = sp.counter.progress
+    out.sum().backward()
+    assert before < between < sp.counter.progress
+
+
+def test_after_a_hang_that_ended_the_next_is_reported():
+    counter = Counter()
+    with logged() as lines, Watchdog(0, counter, seconds=0.1) as watchdog:
+        watchdog.doing("step 0, forward")
+        time.sleep(0.4)
+        counter.progressed()
+        time.sleep(0.4)
+    assert len(lines) == 2
