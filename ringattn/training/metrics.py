@@ -1,4 +1,4 @@
-"""What rank 0 records and shows: `metrics.jsonl`, wandb where asked for, a progress bar or plain lines."""
+"""What rank 0 records and shows: `metrics.jsonl`, trackers where asked for, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any, TextIO
 
 import tqdm
 
+from ringattn.training.trackers import Trackers
+
 logger = logging.getLogger("ringattn")
 
 PLAIN_LINES = 20  # Where the terminal is no terminal: about this many progress lines in all.
-WANDB_START_SECONDS = 30
 METRICS = "metrics.jsonl"
 SLOW = 1.3  # A rank that computes so many times as long as rank 0 is named.
 
@@ -26,10 +27,9 @@ SLOW = 1.3  # A rank that computes so many times as long as rank 0 is named.
 class StepMetrics:
     """One step. `loss` is the mean over all targets of the global batch, in nats; `gradient_norm` before clipping;
     `applied`: false where loss or gradient were not finite, and the weights stayed; `tokens_per_second` counts the
-    whole
-    world's; `parts`: seconds of rank 0 by part; `slowest_rank` computed longest, for `slowest_seconds`, its waiting for
-    others left out; `peak_memory` in bytes, the largest of all ranks; `mfu`: the share of the devices' peak that the
-    model's own work is, null where that peak is not known."""
+    whole world's; `parts`: seconds of rank 0 by part; `slowest_rank` computed longest, for `slowest_seconds`, its
+    waiting for others left out; `peak_memory` in bytes, the largest of all ranks; `mfu`: the share of the devices' peak
+    that the model's own work is, null where that peak is not known."""
 
     step: int
     loss: float
@@ -48,7 +48,7 @@ class StepMetrics:
 class Recorder:
     """Writes and shows the steps of a run on rank 0; on other ranks it does nothing.
 
-    A failure of wandb or TensorBoard is reported once and never stops a run. `done` steps are recorded already, of an
+    `done` steps are recorded already, of an
     earlier start of the run: what it recorded after them is dropped, for those steps are made again. `names`: of the
     ranks, to tell the slowest by; `flops_of_peak`: the model's FLOP of one token over the FLOP/s of all devices.
     """
@@ -81,8 +81,7 @@ class Recorder:
             if self.stream.isatty()
             else None
         )
-        self._wandb = _start_wandb(wandb, folder, settings)
-        self._tensorboard = _start_tensorboard(folder, done) if tensorboard else None
+        self._trackers = Trackers(folder, wandb=wandb, tensorboard=tensorboard, settings=settings, done=done)
 
     def step(self, metrics: StepMetrics) -> None:
         """Record one step, as soon as it is done."""
@@ -92,7 +91,7 @@ class Recorder:
             metrics = replace(metrics, mfu=self._flops_of_peak * metrics.tokens_per_second)
         self._file.write(json.dumps(asdict(metrics)) + "\n")
         self._file.flush()
-        self._track(_flat(metrics), metrics.step)
+        self._trackers.log(_flat(metrics), metrics.step)
         self._tell_faults(metrics)
         done = metrics.step + 1
         if self._bar is not None:
@@ -113,7 +112,7 @@ class Recorder:
     def summary(self, values: dict[str, float]) -> None:
         """Figures of the whole run."""
         if self.enabled:
-            self._track(values, self.steps)
+            self._trackers.log(values, self.steps)
 
     def _tell_faults(self, metrics: StepMetrics) -> None:
         if not metrics.applied:
@@ -149,19 +148,7 @@ class Recorder:
         self._file.close()
         if self._bar is not None:
             self._bar.close()
-        if self._wandb is not None:
-            _forgiving("wandb", self._wandb.finish, exit_code=0 if kind is None else 1)
-        if self._tensorboard is not None:
-            _forgiving("TensorBoard", self._tensorboard.close)
-
-    def _track(self, values: dict[str, float], step: int) -> None:
-        if self._wandb is not None and not _forgiving("wandb", self._wandb.log, values):
-            self._wandb = None
-        for name, value in values.items():
-            if self._tensorboard is not None and not _forgiving(
-                "TensorBoard", self._tensorboard.add_scalar, name, value, step
-            ):
-                self._tensorboard = None
+        self._trackers.close(failed=kind is not None)
 
 
 class BarHandler(logging.Handler):
@@ -212,42 +199,3 @@ def _flat(metrics: StepMetrics) -> dict[str, float]:
         elif value is not None:
             values[name] = float(value)
     return values
-
-
-def _start_wandb(mode: str, folder: Path, settings: dict[str, Any]) -> Any:
-    if mode == "off":
-        return None
-    try:
-        import wandb
-
-        return wandb.init(
-            project="ringattn",
-            name=folder.name,
-            dir=str(folder),
-            mode="online" if mode == "online" else "offline",
-            config=settings,
-            settings=wandb.Settings(init_timeout=WANDB_START_SECONDS, silent=True),
-        )
-    except Exception as error:  # A tracker's failure, of whatever kind, must not cost the run.
-        logger.warning("wandb did not start (%s): the run goes on, metrics.jsonl has every step", error)
-        return None
-
-
-def _start_tensorboard(folder: Path, done: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Steps from `done` on are made again: what an earlier start wrote of them is hidden.
-        return SummaryWriter(str(folder / "tensorboard"), purge_step=done)
-    except Exception as error:  # As above.
-        logger.warning("TensorBoard did not start (%s): the run goes on, metrics.jsonl has every step", error)
-        return None
-
-
-def _forgiving(name: str, call: Any, *arguments: Any, **named: Any) -> bool:
-    try:
-        call(*arguments, **named)
-    except Exception as error:  # As above.
-        logger.warning("%s failed (%s): the run goes on without it, metrics.jsonl has every step", name, error)
-        return False
-    return True
