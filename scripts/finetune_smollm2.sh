@@ -28,7 +28,7 @@ evaluate() {
     shift 3
     [ -f "$out/$folder/result.json" ] ||
         ringattn eval "$@" tasks="$task" lengths="$lengths" name="${folder%-*}" data.book=Genesis windows=2 \
-            depths=5 samples=2 processes=2 out="$out/$folder"
+            depths=5 samples=1 processes=2 out="$out/$folder"
 }
 tuned="$out/run/checkpoints/latest"
 evaluate perplexity base-perplexity 2k,4k,8k model=smollm2_135m
