@@ -13,14 +13,16 @@ mkdir -p "$out"
 # A book that is never trained on.
 [ -f "$out/bible.txt" ] || python scripts/bible_without.py Genesis "$out/bible.txt"
 
-# Base of the rotary angles x 4: the best of the scalings without training at twice the length.
-ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$out/bible.txt" \
-    run.folder="$out/run" resume=auto checkpoint.every=1 \
-    trainer.sequence_length=16384 trainer.steps="${STEPS:-8}" trainer.gradient_checkpointing=true \
-    trainer.loss_chunk=256 trainer.mlp_chunk=2048 trainer.evaluate_sequences=1 \
-    adapter=lora adapter.rank=16 adapter.train_norms=true \
-    optimizer.learning_rate=1.0e-3 optimizer.warmup=0.15 optimizer.final=0.1 \
-    schedule=tokenring launcher.processes=2
+# Base of the rotary angles x 4: the best of the scalings without training at twice the length. A run that is through has
+# its picture: it is not done again.
+[ -f "$out/run/run.png" ] ||
+    ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$out/bible.txt" \
+        run.folder="$out/run" resume=auto checkpoint.every=1 \
+        trainer.sequence_length=16384 trainer.steps="${STEPS:-8}" trainer.gradient_checkpointing=true \
+        trainer.loss_chunk=256 trainer.mlp_chunk=2048 trainer.evaluate_sequences=1 \
+        adapter=lora adapter.rank=16 adapter.train_norms=true \
+        optimizer.learning_rate=1.0e-3 optimizer.warmup=0.15 optimizer.final=0.1 \
+        schedule=tokenring launcher.processes=2
 
 # TASK FOLDER LENGTHS [settings of ringattn eval]; what is there already is left as it is.
 evaluate() {
