@@ -33,9 +33,10 @@ evaluate() {
             depths=5 samples=1 processes=2 out="$out/$folder"
 }
 tuned="$out/run/checkpoints/latest"
-evaluate perplexity base-perplexity 2k,4k,8k model=smollm2_135m
+# The original with the same lengths as the tuned one: windows of the longest are cut up, so both read the same tokens.
+evaluate perplexity base-perplexity 2k,4k,8k,16k model=smollm2_135m
 evaluate perplexity theta-perplexity 16k model=smollm2_135m model.rope_scaling=theta:400000
 evaluate perplexity yarn-perplexity 16k model=smollm2_135m model.rope_scaling=yarn:16384
-evaluate perplexity tuned-perplexity 2k,4k,8k,16k model.path="$tuned" compare="$out/theta-perplexity"
+evaluate perplexity tuned-perplexity 2k,4k,8k,16k model.path="$tuned" compare="$out/base-perplexity"
 evaluate passkey theta-passkey 8k,16k model=smollm2_135m model.rope_scaling=theta:400000
 evaluate passkey tuned-passkey 8k,16k model.path="$tuned" compare="$out/theta-passkey"
