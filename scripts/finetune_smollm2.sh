@@ -13,8 +13,8 @@ mkdir -p "$out"
 # A book that is never trained on.
 [ -f "$out/bible.txt" ] || python scripts/bible_without.py Genesis "$out/bible.txt"
 
-# Base of the rotary angles x 4: the best of the scalings without training at twice the length. A run that is through has
-# its picture: it is not done again.
+# Base of the rotary angles x 4: untrained it is near YaRN, and plain RoPE afterwards. A run that is through has its
+# picture: it is not done again.
 [ -f "$out/run/run.png" ] ||
     ringattn train model=smollm2_135m model.rope_scaling=theta:400000 data.path="$out/bible.txt" \
         run.folder="$out/run" resume=auto checkpoint.every=1 \
@@ -38,5 +38,5 @@ evaluate perplexity base-perplexity 2k,4k,8k,16k model=smollm2_135m
 evaluate perplexity theta-perplexity 16k model=smollm2_135m model.rope_scaling=theta:400000
 evaluate perplexity yarn-perplexity 16k model=smollm2_135m model.rope_scaling=yarn:16384
 evaluate perplexity tuned-perplexity 2k,4k,8k,16k model.path="$tuned" compare="$out/base-perplexity"
-evaluate passkey theta-passkey 8k,16k model=smollm2_135m model.rope_scaling=theta:400000
-evaluate passkey tuned-passkey 8k,16k model.path="$tuned" compare="$out/theta-passkey"
+evaluate passkey theta-passkey 16k model=smollm2_135m model.rope_scaling=theta:400000
+evaluate passkey tuned-passkey 16k model.path="$tuned" compare="$out/theta-passkey"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ringattn.evaluation.perplexity import LengthReport
+from ringattn.evaluation.perplexity import LengthReport, Span
 from ringattn.evaluation.result import Evaluation, Score
 from ringattn.report.evaluation_table import ROWS, TITLES
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _INK, _FAINT, _GRID = "#1b1f24", "#57606a", "#d9dee3"
 # From none right to all right, told apart by lightness too.
 _COLORS = ("#b2182b", "#ef8a62", "#fddbc7", "#d1e5f0", "#67a9cf", "#2166ac")
+# The largest perplexity over the smallest from which an even scale would flatten the smaller ones.
+_FAR_APART = 8
 _LINES = ("#1f5fa8", "#c2571a", "#2e7d4f", "#8e44ad", "#7f6000", "#17808a", "#a83264", "#555555")
 
 
@@ -69,19 +71,25 @@ def _perplexity(evaluation: Evaluation, other: Evaluation | None, path: Path) ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.legend(frameon=False, fontsize=9)
-        _readable(axes)
+    reports = [report for one, _ in named for report in one.perplexity]
+    _readable(left, [span for report in reports for span in report.ranges])
+    _readable(right, [span for report in reports for span in (report.whole, report.quarters[-1])])
     left.set_xticks(edges, labels=["0", *(f"{edge:,}" for edge in edges[1:])])
     left.minorticks_off()
     figure.savefig(path)
     return path
 
 
-def _readable(axes: Axes) -> None:
+def _readable(axes: Axes, drawn: Sequence[Span]) -> None:
     """Perplexities far apart need a logarithm."""
-    low, high = axes.get_ylim()
-    if low > 0 and high > 20 * low:
-        axes.set_yscale("log")
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    values = [span.perplexity for span in drawn]
+    if max(values) > _FAR_APART * min(values):
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _steps(axes: Axes, report: LengthReport, color: str, style: str, label: str) -> None:
