@@ -5,7 +5,7 @@
 #
 #   scripts/landmark_smollm2.sh [FOLDER]    runs/landmark-smollm2 unless given; the same line again goes on where it stopped
 #
-# By environment: STEPS (500) of 8 sequences of LENGTH (768) tokens, LENGTHS (2k,8k,32k) and SAMPLES (10, at each of 5
+# By environment: STEPS (240) of 2 sequences of LENGTH (1536) tokens, in which documents of up to some 770 are packed, LENGTHS (2k,8k,32k) and SAMPLES (10, at each of 5
 # depths) of the pass keys, BOOK_LENGTH (16k) of the perplexity.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ out=${1:-runs/landmark-smollm2}
 mkdir -p "$out"
 
 [ -f "$out/train.jsonl" ] || {
-    python scripts/passkey_documents.py "$out/aside.jsonl" --leave-out Genesis --documents 6000 --characters 900:2600
+    python scripts/passkey_documents.py "$out/aside.jsonl" --leave-out Genesis --documents 6000 --characters 1000:3000
     mv "$out/aside.jsonl" "$out/train.jsonl"
 }
 
@@ -21,8 +21,9 @@ mkdir -p "$out"
 [ -f "$out/run/run.png" ] ||
     ringattn train experiment=landmark_smollm2 data.path="$out/train.jsonl" data.packing=documents \
         run.folder="$out/run" resume=auto checkpoint.every=25 \
-        trainer.steps="${STEPS:-500}" trainer.sequence_length="${LENGTH:-768}" trainer.evaluate_sequences=8 \
-        launcher.processes=2 mesh.sequence_parallel=1 trainer.accumulation=4
+        trainer.steps="${STEPS:-240}" trainer.sequence_length="${LENGTH:-1536}" trainer.loss_chunk=1536 \
+        trainer.evaluate_sequences=4 optimizer.learning_rate=3e-4 \
+        launcher.processes=2 mesh.sequence_parallel=1 trainer.accumulation=1
 
 evaluate() { # TASK FOLDER LENGTHS [settings of ringattn eval]
     local task=$1 folder=$2 lengths=$3

@@ -3,8 +3,8 @@
     python scripts/passkey_documents.py OUT.jsonl --documents 4000 --characters 900:2800
     python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --text my-book.txt
 
-A third of the documents are passages of the text as they are, a third have a pass key hidden in a passage and asked for
-at their end, a third in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark Attention", section 4.2),
+A fifth of the documents are passages of the text as they are, two fifths have a pass key hidden in a passage and asked for
+at their end, two fifths in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark Attention", section 4.2),
 at a depth drawn evenly. One JSON object a line, `{"text": ...}`; the same seed makes the same file.
 """
 
@@ -21,7 +21,7 @@ from ringattn.evaluation.passkey import HEAD, NEEDLE, QUESTION
 from ringattn.evaluation.samples import NOISE
 from ringattn.evaluation.text import book_of
 
-_MAKERS = ("passage", "passage with a key", "noise with a key")
+_MAKERS = ("passage", *("passage with a key",) * 2, *("noise with a key",) * 2)
 
 
 def main() -> None:
