@@ -37,13 +37,14 @@ from ringattn.planner.choose import cluster_for
 from ringattn.planner.step import peak, sequence_flops
 from ringattn.report.run_picture import draw_run
 from ringattn.report.table import position_table, verdict
+from ringattn.runtime.rows import Rows, make_rows
 from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.run import RunConfig, load
 from ringattn.training.build_locks import build_folder, check_build_locks
 from ringattn.training.checkpoint import newest, save_checkpoint, verify
 from ringattn.training.distillation import Guesses, Mixers, Teacher, train_mixers_alone
 from ringattn.training.engine import Engine, TorchEngine
-from ringattn.training.loop import Position, Rows, train
+from ringattn.training.loop import Position, train
 from ringattn.training.metrics import Recorder, configure_logging, read_metrics
 from ringattn.training.reader import SequenceReader, head_softcap
 from ringattn.training.state import Progress, State, check_same_run, collect, identity, read_progress, write_state
@@ -250,13 +251,8 @@ def flops_of_peak(config: RunConfig, device: torch.device) -> float | None:
 
 def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
     """The two axes: rows of ranks that read different sequences, and the ranks of a row, which share one."""
-    world, rank = dist.get_world_size(), dist.get_rank()
-    number, degree = mesh_shape(world, config.mesh.sequence_parallel)
-    group = None
-    for row in range(number) if number > 1 else ():
-        # Every rank takes part in making every group, and keeps its own.
-        made = dist.new_group(range(row * degree, (row + 1) * degree))
-        group = made if rank // degree == row else group
+    number, _ = mesh_shape(dist.get_world_size(), config.mesh.sequence_parallel)
+    rows, group = make_rows(number)
     sp = ringattn.SequenceParallel(
         group=group,
         schedule=config.schedule.name,
@@ -266,7 +262,7 @@ def build_mesh(config: RunConfig) -> tuple[Rows, ringattn.SequenceParallel]:
         kernel=config.schedule.kernel,
         cluster=config.schedule.cluster,
     )
-    return Rows(number=number, index=rank // degree), sp
+    return rows, sp
 
 
 def build_learning(

@@ -37,11 +37,12 @@ from ringattn.planner.memory import estimate
 from ringattn.planner.mixers import MIXER_NAMES
 from ringattn.planner.training_step import TrainingStep
 from ringattn.report.table import table
+from ringattn.runtime.rows import Rows
 from ringattn.settings.hybrid import HybridSettings, hybrid_of
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.engine import TorchEngine
-from ringattn.training.loop import Position, Rows, train
+from ringattn.training.loop import Position, train
 from ringattn.training.metrics import StepMetrics
 from ringattn.training.reader import SequenceReader
 from ringattn.training.watchdog import Watchdog

@@ -3,9 +3,9 @@
     python scripts/passkey_documents.py OUT.jsonl --documents 4000 --characters 900:2800
     python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --text my-book.txt
 
-A fifth of the documents are passages of the text as they are, two fifths have a pass key hidden in a passage and asked for
-at their end, two fifths in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark Attention", section 4.2),
-at a depth drawn evenly. One JSON object a line, `{"text": ...}`; the same seed makes the same file.
+A fifth of the documents are passages of the text as they are, two fifths have a pass key hidden in a passage and asked
+for at their end, two fifths in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark Attention", section
+4.2), at a depth drawn evenly. One JSON object a line, `{"text": ...}`; the same seed makes the same file.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ from ringattn.models.parallelize import parallelize
 from ringattn.planner.architecture import has_rope_scaling
 from ringattn.report.evaluation_report import write_evaluation
 from ringattn.report.evaluation_table import evaluation_text
+from ringattn.runtime.rows import Rows, make_rows
 from ringattn.settings.evaluation import EvaluationConfig, out_folder
+from ringattn.settings.parallel import mesh_shape
 from ringattn.settings.retrieval import positions_reached
 from ringattn.training.reader import SequenceReader
 
@@ -57,10 +59,10 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
     if device.type == "cpu":
         torch.set_num_threads(config.launcher.threads or shared_threads())
     inputs = together(lambda: make_inputs(config))
-    sp = _make_ranks(config, device)
+    rows, sp = _make_ranks(config, device)
     together(lambda: _check_same(sp, config, inputs))
     reader, notes = together(lambda: _make_reader(config, sp, device))
-    perplexity, scores = _ask(config, reader, inputs)
+    perplexity, scores = _ask(config, reader, rows, inputs)
     harness = _run_harness(config, reader) if "harness" in config.task_names else None
     hosts: list[Any] | None = [None] * dist.get_world_size() if rank == 0 else None
     dist.gather_object(place(), hosts)
@@ -72,7 +74,7 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
         command=command,
         started=now.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - began,
-        ranks=sp.world,
+        ranks=dist.get_world_size(),
         hosts=host_names(hosts),
         text=inputs.name,
         settings=asdict(config),
@@ -86,11 +88,12 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
     return evaluation
 
 
-def _make_ranks(config: EvaluationConfig, device: torch.device) -> SequenceParallel:
-    group = None
-    if device.type == "cuda":
-        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=config.schedule.timeout))
-    return together(
+def _make_ranks(config: EvaluationConfig, device: torch.device) -> tuple[Rows, SequenceParallel]:
+    """The two axes: rows of ranks that read different sequences, and the ranks of a row, which share one."""
+    number, _ = mesh_shape(dist.get_world_size(), config.mesh.sequence_parallel)
+    backend = "nccl" if device.type == "cuda" else None
+    rows, group = make_rows(number, backend=backend, timeout=timedelta(seconds=config.schedule.timeout))
+    return rows, together(
         lambda: SequenceParallel(
             group,
             config.schedule.name,
@@ -131,7 +134,7 @@ def _make_reader(
     model = load_model(config.folder, rope_scaling=chosen.rope_scaling, length=max(config.token_lengths))
     model = with_blocks(model, chosen.landmark_block)
     notes = _notes(config, model)
-    if sp.rank == 0:
+    if dist.get_rank() == 0:
         for note in notes:
             print(note, file=sys.stderr, flush=True)
     model.to(device)
@@ -159,12 +162,14 @@ def _notes(config: EvaluationConfig, model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _ask(config: EvaluationConfig, reader: SequenceReader, inputs: Inputs) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _ask(
+    config: EvaluationConfig, reader: SequenceReader, rows: Rows, inputs: Inputs
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """(length reports, scores)."""
     began = time.perf_counter()
 
     def say(line: str) -> None:
-        if reader.sp.rank == 0:
+        if dist.get_rank() == 0:
             print(f"{line}  ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
 
     perplexity: list[Any] = []
@@ -176,6 +181,7 @@ def _ask(config: EvaluationConfig, reader: SequenceReader, inputs: Inputs) -> tu
             windows=config.windows,
             begin=inputs.begin,
             batch_tokens=config.batch_tokens,
+            rows=rows,
             say=say,
         )
     scores = score_cases(
@@ -185,6 +191,7 @@ def _ask(config: EvaluationConfig, reader: SequenceReader, inputs: Inputs) -> tu
         batch_tokens=config.batch_tokens,
         greedy=config.scoring == "greedy",
         text=inputs.text,
+        rows=rows,
         say=say,
     )
     return tuple(perplexity), tuple(scores)

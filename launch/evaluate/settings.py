@@ -87,6 +87,7 @@ def help_text() -> str:
     ):
         found += [(f"{group}.{name}", default, meaning) for name, default, meaning in rows(cls)]
     found += [
+        ("mesh.sequence_parallel", "null", "ranks that share a sequence, the others read other ones; null: all"),
         ("schedule.name", scheduled.name, "or schedule=: of attention; see `ringattn schedules`"),
         ("schedule.layout", scheduled.layout, f"or layout=: how the sequence is cut: {', '.join(LAYOUTS)}"),
         ("schedule.kernel", scheduled.kernel, "of attention on one rank; see `ringattn doctor`"),

@@ -10,7 +10,7 @@ from ringattn.data.sequence import IGNORE
 from ringattn.data.token_data import TokenData
 from ringattn.evaluation.bigram import Bigram
 from ringattn.evaluation.perplexity import PositionReport, report
-from ringattn.training.loop import Rows
+from ringattn.runtime.rows import Rows
 from ringattn.training.reader import SequenceReader
 
 

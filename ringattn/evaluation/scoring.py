@@ -10,8 +10,9 @@ several answers ("a, b, and c") that holds for the first; each later one is then
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ringattn.data.sequence import Sequence as TokenSequence
 from ringattn.evaluation.greedy import decode
 from ringattn.evaluation.result import Score
 from ringattn.evaluation.samples import Case, Sample
+from ringattn.runtime.rows import Rows
 from ringattn.training.loss import IGNORE
 from ringattn.training.reader import SequenceReader
 
@@ -41,41 +43,31 @@ def score_cases(
     batch_tokens: int,
     greedy: bool,
     text: Callable[[np.ndarray], str],
+    rows: Rows | None = None,
     say: Callable[[str], None],
 ) -> list[Score]:
-    """A score for each case, from `samples` samples. Collective; the same on each rank. text: tokens as text."""
-    found: dict[int, list[tuple[Sample, _Outcome]]] = {number: [] for number in range(len(cases))}
-    asked = [(number, sample) for number in range(len(cases)) for sample in range(samples)]
-    asked.sort(key=lambda one: (cases[one[0]].task, cases[one[0]].length))
-    for batch in _batches(asked, lambda one: cases[one[0]].length, batch_tokens):
-        rows = [cases[number].make(sample) for number, sample in batch]
-        of_text = greedy and cases[batch[0][0]].text
-        outcomes = _decoded(reader, rows, text) if of_text else _taught(reader, rows)
-        for (number, _), row, outcome in zip(batch, rows, outcomes):
-            found[number].append((row, outcome))
-        last = cases[batch[-1][0]]
-        if all(len(found[number]) == samples for number, c in enumerate(cases) if _alike(c, last)):
-            scores = [o.score for number, c in enumerate(cases) if _alike(c, last) for _, o in found[number]]
-            say(f"{last.task} at {last.length:,} tokens: {100 * float(np.mean(scores)):.1f} %")
+    """A score for each case, from `samples` samples. Collective; the same on each rank. text: tokens as text. rows: of
+    ranks, which read different samples (all the same, unless given)."""
+    rows = rows or Rows()
+    found: dict[int, list[_Outcome]] = {}
+    numbers = sorted(range(len(cases)), key=lambda number: _alike(cases[number]))
+    for (task, length, in_text), alike in groupby(numbers, key=lambda number: _alike(cases[number])):
+        asked = [(number, sample) for number in alike for sample in range(samples)]
+        most = min(max(1, batch_tokens // length), -(-len(asked) // rows.number))
+        outcomes = []
+        for batch in rows.mine([asked[first : first + most] for first in range(0, len(asked), most)]):
+            read = [cases[number].make(sample) for number, sample in batch]
+            outcomes.append(_decoded(reader, read, text) if greedy and in_text else _taught(reader, read))
+        every = list(chain.from_iterable(rows.gather(outcomes)))
+        for (number, _), outcome in zip(asked, every):
+            found.setdefault(number, []).append(outcome)
+        say(f"{task} at {length:,} tokens: {100 * float(np.mean([one.score for one in every])):.1f} %")
     return [_score(case, found[number], text) for number, case in enumerate(cases)]
 
 
-def _alike(one: Case, other: Case) -> bool:
-    return (one.task, one.length) == (other.task, other.length)
-
-
-def _batches(
-    asked: Sequence[tuple[int, int]], length: Callable[[tuple[int, int]], int], tokens: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Neighbours of one length, together up to so many tokens, one at least."""
-    batch: list[tuple[int, int]] = []
-    for one in asked:
-        if batch and (length(one) != length(batch[0]) or (len(batch) + 1) * length(one) > tokens):
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
+def _alike(case: Case) -> tuple[str, int, bool]:
+    """Cases that are read together, and reported in one line."""
+    return case.task, case.length, case.text
 
 
 def _taught(reader: SequenceReader, rows: Sequence[Sample]) -> list[_Outcome]:
@@ -111,10 +103,10 @@ def _decoded(reader: SequenceReader, rows: Sequence[Sample], text: Callable[[np.
     return outcomes
 
 
-def _score(case: Case, found: Sequence[tuple[Sample, _Outcome]], text: Callable[[np.ndarray], str]) -> Score:
-    scores = np.array([outcome.score for _, outcome in found])
+def _score(case: Case, found: Sequence[_Outcome], text: Callable[[np.ndarray], str]) -> Score:
+    scores = np.array([outcome.score for outcome in found])
     error = float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else None
-    sample, outcome = found[0]
+    sample, outcome = case.make(0), found[0]
     return Score(
         task=case.task,
         name=case.name,
@@ -123,7 +115,7 @@ def _score(case: Case, found: Sequence[tuple[Sample, _Outcome]], text: Callable[
         samples=len(scores),
         score=float(scores.mean()),
         standard_error=error,
-        loss=float(np.mean([one.loss for _, one in found])),
+        loss=float(np.mean([one.loss for one in found])),
         expected=" | ".join(text(sample.tokens[start:stop]).strip() for start, stop in sample.answers[:12]),
         written=" | ".join(text(tokens).strip() for tokens in outcome.written[:12]),
     )

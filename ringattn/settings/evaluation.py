@@ -11,7 +11,7 @@ from typing import Literal
 from ringattn.settings.launcher import WorkersConfig
 from ringattn.settings.lengths import lengths_of
 from ringattn.settings.model import ModelConfig, check_model
-from ringattn.settings.parallel import ScheduleConfig, check_schedule
+from ringattn.settings.parallel import MeshConfig, ScheduleConfig, check_parallel, mesh_shape
 from ringattn.settings.retrieval import RetrievalConfig, check_retrieval
 from ringattn.settings.rules import not_negative, positive
 from ringattn.settings.typed import setting, suggest
@@ -84,6 +84,7 @@ class EvaluationConfig:
     recall: RecallConfig = field(default_factory=RecallConfig)
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     launcher: WorkersConfig = field(default_factory=WorkersConfig)
     # Of a landmark model: random access in place of attention over the whole sequence.
     retrieval: RetrievalConfig | None = None
@@ -142,13 +143,19 @@ def check(config: EvaluationConfig) -> None:
     positive({"processes": config.launcher.processes, "threads": config.launcher.threads})
     numbers = ("windows", "depths", "samples", "chunk", "batch_tokens")
     positive({name: getattr(config, name) for name in numbers})
-    check_schedule(config.schedule)
+    check_parallel(config.schedule, config.mesh)
+    rows, _ = mesh_shape(config.launcher.processes, config.mesh.sequence_parallel)
     positive({f"ruler.{name}": getattr(config.ruler, name) for name in ("needles", "hops", "common")})
     positive({"recall.power": config.recall.power, "harness.limit": config.harness.limit})
     not_negative({"seed": config.seed})
     if config.schedule.backward is not None:
         raise ValueError(
             f"an evaluation runs no backward, got schedule.backward={config.schedule.backward}: leave it out."
+        )
+    if rows > 1 and "harness" in config.task_names:
+        raise ValueError(
+            "all ranks read the harness's requests together, got tasks=harness and mesh.sequence_parallel="
+            f"{config.mesh.sequence_parallel} of {config.launcher.processes} ranks: leave it out."
         )
     if config.retrieval is not None:
         check_retrieval(config.retrieval)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ringattn.data.sequence import Sequence
+from ringattn.runtime.rows import Rows
 from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.engine import Engine
 from ringattn.training.loss import local_loss_scale
@@ -27,14 +28,6 @@ class Sequences(Protocol):
     def sequence(self, index: int) -> Sequence: ...
 
     def num_targets(self, index: int) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """The data-parallel axis: `number` rows of ranks, of which this rank is in row `index`."""
-
-    number: int
-    index: int
 
 
 @dataclass(kw_only=True)

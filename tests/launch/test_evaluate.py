@@ -49,9 +49,18 @@ def made(place):
     return alone, both[0]
 
 
-def test_figures_do_not_depend_on_the_number_of_ranks(made):
-    alone, both = made
-    assert [len(one.scores) for one in made] == [2 * (2 + 3 + 1)] * 2
+@pytest.fixture(scope="module")
+def in_rows(place):
+    """The same by two rows of two ranks that each read other sequences."""
+    words = words_of(place, ALL, RULER, "mesh.sequence_parallel=2", f"out={place / 'rows'}")
+    return run_ranks(4, evaluated, 4, words, threads=True)[0]
+
+
+@pytest.mark.parametrize("ranks", ["two", "rows"])
+def test_figures_do_not_depend_on_the_number_of_ranks(made, in_rows, ranks):
+    alone, both = made[0], {"two": made[1], "rows": in_rows}[ranks]
+    assert both.setup.ranks == {"two": 2, "rows": 4}[ranks]
+    assert [len(one.scores) for one in (alone, both)] == [2 * (2 + 3 + 1)] * 2
     for mine, theirs in zip(alone.scores, both.scores):
         assert (mine.task, mine.name, mine.length, mine.score) == (
             theirs.task,
@@ -155,6 +164,11 @@ def test_what_one_rank_refuses_every_rank_refuses(place):
         (["schedule.layout=zigzog"], "unknown layout 'zigzog' (did you mean 'zigzag'?)"),
         (["schedule.kernel=cpuflash"], "unknown kernel 'cpuflash' (did you mean 'cpu_flash'?); there are auto, "),
         (["launcher.restarts=2"], "there is no setting launcher.restarts."),
+        (["mesh.sequence_parallel=3"], "the number of ranks must be a multiple of mesh.sequence_parallel, got 2 ranks"),
+        (
+            ["tasks=harness", "harness.tasks=mine", "mesh.sequence_parallel=1"],
+            "all ranks read the harness's requests together",
+        ),
         (["processes=3"], "processes=3 is for starting them here, but 2 are started already"),
     ],
 )

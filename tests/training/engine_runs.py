@@ -11,11 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import ringattn
 from ringattn.data.sequence import Sequence
+from ringattn.runtime.rows import Rows
 from ringattn.settings.deepspeed import DeepSpeedConfig
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.engine import TorchEngine
-from ringattn.training.loop import Position, Rows, train
+from ringattn.training.loop import Position, train
 from ringattn.training.metrics import Recorder
 from ringattn.training.reader import SequenceReader
 from ringattn.training.state import Progress, State, collect, write_state

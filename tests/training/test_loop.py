@@ -5,8 +5,9 @@ import torch
 from engine_runs import LENGTH, Losses, Made, make_engine
 
 import ringattn
+from ringattn.runtime.rows import Rows
 from ringattn.settings.trainer import TrainerConfig
-from ringattn.training.loop import Rows, train
+from ringattn.training.loop import train
 from ringattn.training.stop import StopRequest
 from ringattn.training.watchdog import Watchdog
 

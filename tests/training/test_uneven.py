@@ -13,11 +13,12 @@ import ringattn
 from ringattn.data.corpus import CorpusWriter
 from ringattn.data.prepare import prepare
 from ringattn.data.token_data import open_data
+from ringattn.runtime.rows import Rows
 from ringattn.settings.optimizer import OptimizerConfig
 from ringattn.settings.run import from_mapping
 from ringattn.settings.trainer import TrainerConfig
 from ringattn.training.engine import TorchEngine
-from ringattn.training.loop import Rows, train
+from ringattn.training.loop import train
 from ringattn.training.reader import SequenceReader
 from ringattn.training.watchdog import Watchdog
 
