@@ -5,8 +5,9 @@
 #
 #   scripts/landmark_smollm2.sh [FOLDER]    runs/landmark-smollm2 unless given; the same line again goes on where it stopped
 #
-# By environment: STEPS (240) of 2 sequences of LENGTH (1536) tokens, in which documents of up to some 770 are packed, LENGTHS (2k,8k,32k) and SAMPLES (10, at each of 5
-# depths) of the pass keys, BOOK_LENGTH (16k) of the perplexity.
+# By environment: STEPS (240) of 2 sequences of LENGTH (1536) tokens, in which documents of up to some 770 are packed;
+# LENGTHS (2k,8k,32k) and SAMPLES (10, at each of 5 depths) of the pass keys; one sample at each depth in texts of FAR
+# (64k,128k) tokens, and of ORIGINAL_LENGTHS (2k,8k,16k) for the original model; BOOK_LENGTH (16k) of the perplexity.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/landmark-smollm2}
@@ -29,15 +30,17 @@ evaluate() { # TASK FOLDER LENGTHS [settings of ringattn eval]
     local task=$1 folder=$2 lengths=$3
     shift 3
     [ -f "$out/$folder/result.json" ] ||
-        ringattn eval "$@" tasks="$task" lengths="$lengths" name="$folder" data.book=Genesis windows=1 \
-            depths=5 samples="${SAMPLES:-10}" processes=2 out="$out/$folder"
+        ringattn eval tasks="$task" lengths="$lengths" name="$folder" data.book=Genesis windows=2 depths=5 processes=2 \
+            out="$out/$folder" "$@"
 }
-tuned="$out/run/checkpoints/latest"
-evaluate passkey landmark-passkey "${LENGTHS:-2k,8k,32k}" model.path="$tuned" retrieval.k=4 retrieval.keep=cpu
+# Each of two ranks reads texts of its own.
+landmarks=(model.path="$out/run/checkpoints/latest" retrieval.keep=cpu mesh.sequence_parallel=1)
 for k in 2 4 8; do
     for search in recent exact; do
-        evaluate perplexity "perplexity-$search-k$k" "${BOOK_LENGTH:-16k}" model.path="$tuned" retrieval.k=$k \
-            retrieval.keep=cpu retrieval.search=$search
+        evaluate perplexity "perplexity-$search-k$k" "${BOOK_LENGTH:-16k}" "${landmarks[@]}" retrieval.k=$k \
+            retrieval.search=$search
     done
 done
-evaluate passkey original-passkey "${LENGTHS:-2k,8k,32k}" model=smollm2_135m
+evaluate passkey landmark-passkey "${LENGTHS:-2k,8k,32k}" "${landmarks[@]}" samples="${SAMPLES:-10}"
+evaluate passkey landmark-passkey-far "${FAR:-64k,128k}" "${landmarks[@]}" samples=1
+evaluate passkey original-passkey "${ORIGINAL_LENGTHS:-2k,8k,16k}" model=smollm2_135m samples=1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ringattn.attention import SequenceParallel
 from ringattn.data.sequence import IGNORE, Sequence
@@ -39,6 +41,9 @@ class RandomAccessReader(SequenceReader):
         check_machine(retrieval)
         super().__init__(model, sp, device=device, chunk=chunk, precision=precision)
         self._retrieval = retrieval
+        # What was read last: int64 [B, L], whole.
+        self._reading: RandomAccess | None = None
+        self._text: Tensor | None = None
 
     def loss_sum(self, sequence: Sequence) -> Tensor:
         raise ValueError("random access serves evaluation, and has no gradient: train with SequenceReader.")
@@ -56,9 +61,12 @@ class RandomAccessReader(SequenceReader):
 
     @torch.no_grad()
     def predictions(self, sequence: Sequence) -> tuple[Tensor, Tensor]:
+        asked = (sequence.targets != IGNORE).any(axis=0).nonzero()[0]
+        # Where nothing is asked for, nothing need be read that is still remembered.
+        first = int(asked[0]) if len(asked) else sequence.length
         best, lost = [], []
         with self._precision():
-            for states, targets in self._windows(sequence):
+            for states, targets in self._windows(sequence, first):
                 wanted = targets != IGNORE
                 likeliest, losses = torch.full_like(targets, IGNORE), torch.zeros(targets.shape, device=targets.device)
                 if bool(wanted.any()):
@@ -66,17 +74,32 @@ class RandomAccessReader(SequenceReader):
                     likeliest[wanted], losses[wanted] = found, of_found.float()
                 best.append(likeliest)
                 lost.append(losses)
-        return torch.cat(best, dim=1), torch.cat(lost, dim=1)
+        missing = sequence.length - sum(part.shape[1] for part in best)
+        return pad(torch.cat(best, dim=1), (missing, 0), value=IGNORE), pad(torch.cat(lost, dim=1), (missing, 0))
 
-    def _windows(self, sequence: Sequence) -> Any:
-        """States [B, n, hidden size] and targets [B, n], window by window; each document by itself."""
+    def _windows(self, sequence: Sequence, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """States [B, n, hidden size] and targets [B, n], window by window, from `first` on or before; each document by
+        itself. What a sequence begins with as the last one did is not read again before `first`."""
         inputs, targets = (torch.from_numpy(x) for x in (sequence.inputs, sequence.targets))
-        bounds = sequence.documents or (0, sequence.length)
-        for start, stop in pairwise(bounds):
+        if sequence.documents is not None:
+            first = 0
+        for start, stop in pairwise(sequence.documents or (0, sequence.length)):
             if start == stop:
                 continue
-            reading = RandomAccess(self.model, self._retrieval, reserve=stop - start, quiet=True)
-            at = start
-            for states in reading.states(inputs[:, start:stop]):
+            text = inputs[:, start:stop]
+            at = start + self._resume(text, first)
+            assert self._reading is not None
+            for states in self._reading.states(inputs[:, at:stop]):
                 yield states, targets[:, at : at + states.shape[1]].to(self.device)
                 at += states.shape[1]
+            self._text = text
+
+    def _resume(self, text: Tensor, most: int) -> int:
+        """Be ready to read `text`; how many of its tokens, up to `most`, are remembered from the one before."""
+        before, self._text = self._text, None
+        if self._reading is None or before is None or len(before) != len(text):
+            self._reading = RandomAccess(self.model, self._retrieval, reserve=text.shape[1], quiet=True)
+            return 0
+        common = min(before.shape[1], text.shape[1], most)
+        other = (before[:, :common] != text[:, :common]).any(dim=0).nonzero()
+        return self._reading.rewind(int(other[0, 0]) if len(other) else common)

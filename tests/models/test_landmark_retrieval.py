@@ -22,6 +22,7 @@ import ringattn
 from ringattn.models.decode import Decoder
 from ringattn.models.landmark import to_landmark
 from ringattn.models.landmark.read import RandomAccess
+from ringattn.models.landmark.search import best_ranked
 from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
@@ -200,6 +201,40 @@ def test_generation_goes_on_as_full_attention_would():
             best = model(input_ids=tokens).logits[:, -1].argmax(-1)
         tokens = torch.cat((tokens, best[:, None]), dim=1)
     assert torch.equal(found, tokens)
+
+
+@pytest.mark.parametrize("alike", [1, 3, 40])
+@pytest.mark.parametrize(("count", "k"), [(3, 4), (8, 4), (40, 4), (40, 1)])
+def test_the_best_of_scores_that_are_alike_are_the_later_ones(count, k, alike):
+    random = torch.Generator().manual_seed(count)
+    numbers = torch.arange(count) * 3 + 1
+    # As many of each score as `alike`, but for rounding.
+    score = torch.randint(-5, 5, (2, 50, -(-count // alike)), generator=random).float().repeat_interleave(alike, dim=-1)
+    score = score[..., :count] * (1 + 1e-8)
+    expected = [
+        [sorted((float(value), number) for value, number in zip(row, numbers.tolist()))[::-1][:k] for row in rows]
+        for rows in score
+    ]
+    found = best_ranked(score, numbers, k)
+    assert [[[n for _, n in row] for row in rows] for rows in expected] == (found & 0xFFFFFFFF).tolist()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"k": 2}, {"k": 3, "kind": "token"}, {"k": 2, "search": "faiss"}, {"keep": "file"}]
+)
+def test_what_was_read_before_a_rewind_is_as_if_it_never_had_been(settings, tmp_path):
+    if settings.get("search") == "faiss":
+        pytest.importorskip("faiss")
+    folder = str(tmp_path / "blocks") if settings.get("keep") == "file" else None
+    config = RetrievalConfig(**{"window": WINDOW, "folder": folder, **settings})
+    tokens, other = make_tokens(2, LENGTH), make_tokens(2, LENGTH).flip(1)
+    whole = torch.cat(list(RandomAccess(landmark_model(), config, quiet=True).states(tokens)), dim=1)
+    reading = RandomAccess(landmark_model(), config, quiet=True)
+    list(reading.states(torch.cat((tokens[:, :40], other), dim=1)))
+    for asked, left in ((40, 36), (36, 36), (35, 24), (60, 60), (5, 0)):
+        assert reading.rewind(asked) == left
+        again = torch.cat(list(reading.states(tokens[:, left:])), dim=1)
+        assert error(again, whole[:, left:]) < 1e-12
 
 
 def test_under_autocast_sums_stay_wide():

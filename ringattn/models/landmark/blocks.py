@@ -40,6 +40,12 @@ class Blocks:
         self._landmarks.append(key[:, :, -1].transpose(0, 1))
         self.count += records.shape[0]
 
+    def cut(self, count: int) -> None:
+        """Keep the first `count` blocks alone."""
+        self._records.cut(count)
+        self._landmarks.cut(count)
+        self.count = count
+
     def take(self, rows: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [u, block + 1, D] on the device, of u (row, block) pairs, int64 [u] each."""
         records = self._records.read()
@@ -128,6 +134,10 @@ class Array:
             self._grow(max(wanted, int(_GROWTH * self._data.shape[0])))
         self._writable()[self._count : wanted] = records.to(self._data.device)
         self._count = wanted
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` records alone; their room stays."""
+        self._count = min(count, self._count)
 
     def read(self) -> Tensor:
         """[count, *shape], where it lies."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ringattn.attention import SequenceParallel
 from ringattn.models.landmark.blocks import Blocks
-from ringattn.models.landmark.search import Rotation, Searcher, ranked
+from ringattn.models.landmark.search import Rotation, Searcher, ranked, scores
 from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
@@ -49,6 +49,12 @@ class FaissSearcher(Searcher):
         for index, keys in zip(self._indices, turned.float().cpu()):
             index.add(keys.numpy())
 
+    def cut(self, count: int) -> None:
+        # Not every index can forget some of its keys.
+        self._indices = []
+        if count:
+            self.added(self.blocks.landmarks(0, count))
+
     def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         batch, heads, rows, dim = query.shape
         k, held = self.config.k, self.blocks.count
@@ -70,9 +76,8 @@ class FaissSearcher(Searcher):
             order = order.masked_fill((place < 0) | (place >= older), torch.iinfo(torch.int64).min)
             best = torch.cat((best, order.view(batch, heads, rows, wanted)), dim=-1)
         if recent:
-            numbers = torch.arange(older, held, device=query.device) * self.world + self.rank
-            score = self.score(query, self.blocks.landmarks(older, held), numbers, blocks, rotate, scale)
-            best = torch.cat((best, ranked(score, numbers)), dim=-1)
+            ((keys, numbers),) = self.landmarks(recent, batch, blocks, rotate, start=older)
+            best = torch.cat((best, ranked(scores(query, keys, scale), numbers)), dim=-1)
         return best.topk(k, dim=-1).values
 
 

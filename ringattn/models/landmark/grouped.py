@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ringattn.kernels.kernel import sum_dtype
+from ringattn.kernels import choose_kernel
+from ringattn.kernels.kernel import Request, sum_dtype
+from ringattn.kernels.landmark_bands import find_landmark_bands
+from ringattn.sequence.mask import Mask
 
 _NOTHING = float("-inf")
 
@@ -21,14 +25,27 @@ _NOTHING = float("-inf")
 Fetch = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def window_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, block: int, start: int, scale: float
-) -> tuple[Tensor, Tensor]:
+def window_attention(query: Tensor, key: Tensor, value: Tensor, *, block: int, scale: float) -> tuple[Tensor, Tensor]:
     """Attention inside a window, with positions applied.
 
-    query: [B, Hq, n, D], which stand at start, start + 1, ... of the window; key, value: [B, Hkv, start + n, D], from
-    the window's start on. Returns out [B, Hq, n, D] and lse [B, Hq, n].
+    query: [B, Hq, n, D], which stand at its end; key, value: [B, Hkv, start + n, D], from the window's start on.
+    Returns out [B, Hq, n, D] and lse [B, Hq, n].
     """
+    rows, columns, stride = query.shape[2], key.shape[2], block + 1
+    if (columns - rows) % stride or rows == 1:
+        return _rows_within_blocks(query, key, value, block=block, scale=scale)
+    # Whole blocks and a beginning of one: what the kernels of training compute.
+    mask = Mask(causal=True, landmark_block=block)
+    (band,) = find_landmark_bands(np.arange(columns - rows, columns), np.arange(columns), mask, columns)
+    kernel = choose_kernel("auto", Request(query.device, query.dtype, query.shape[-1], landmark_block=block))
+    return kernel.forward(query, key, value, band, scale=scale, softcap=None)
+
+
+def _rows_within_blocks(
+    query: Tensor, key: Tensor, value: Tensor, *, block: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`window_attention` of rows that start anywhere: of a few tokens, over a score matrix that is whole."""
+    start = key.shape[2] - query.shape[2]
     wide, stride = sum_dtype(query.dtype), block + 1
     batch, heads, rows, _ = query.shape
     repeat, columns = heads // key.shape[1], key.shape[2]

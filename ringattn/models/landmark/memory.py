@@ -98,6 +98,17 @@ class LandmarkMemory:
         """All layers have read so many places."""
         self.place += places
 
+    def rewind(self, tokens: int) -> int:
+        """Forget what was read behind the first `tokens`, and what their last window has of them; returns how many are
+        left, whole windows."""
+        windows = min(tokens // self.block * self.stride, self.start) // self.window
+        self.place = self.start = windows * self.window
+        held = len(range(self.rank, self.blocks, self.world))
+        for layer in self._layers.values():
+            layer.blocks.cut(held)
+            layer.searcher.cut(held)
+        return self.blocks * self.block
+
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) -> Tensor:
         """Attention of the next tokens over the window, themselves included, and the blocks that they retrieve.
 
@@ -120,10 +131,8 @@ class LandmarkMemory:
         origin = self.slots.window_start(self.blocks)
         places = torch.arange(origin, origin + stop, device=query.device)
         turned = rotate(query, places[None, first:])
-        out, lse = window_attention(
-            turned, rotate(layer.key[:, :, :stop], places[None]), layer.value[:, :, :stop], block=self.block,
-            start=first, scale=scale,
-        )  # fmt: skip
+        keys = rotate(layer.key[:, :, :stop], places[None])
+        out, lse = window_attention(turned, keys, layer.value[:, :, :stop], block=self.block, scale=scale)
         if self.blocks:
             for part, part_lse in self._retrieve(layer, turned, rotate, scale):
                 merge_(out, lse, part, part_lse)

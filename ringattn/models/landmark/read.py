@@ -74,6 +74,11 @@ class RandomAccess:
         found: Tensor = self._inner.lm_head(last)
         return found
 
+    def rewind(self, tokens: int) -> int:
+        """Forget all but the first `tokens` of the text, to go on otherwise. Blocks are forgotten whole windows at a
+        time: returns how many tokens are left, `tokens` or a few less, from where the text is to be read again."""
+        return self.memory.rewind(tokens)
+
     def step(self, tokens: Tensor) -> Tensor:
         """Read one more token of each row, int64 [B]; the logits [B, vocabulary] after it. Collective."""
         return self.read(tokens[:, None])

@@ -7,7 +7,7 @@ softmaxes over all landmarks (the reference implementation's rule), which takes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from ringattn.models.landmark.blocks import Blocks
 from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
-# Landmarks whose scores exist at one time.
-_CHUNK = 128
+# Landmarks that are searched at one time, and how many scores of each query exist then, on the average: of many
+# landmarks, a few of the queries at a time.
+_CHUNK = 1024
+_SCORES = 128
 
 Rotation = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +38,9 @@ class Searcher:
     def added(self, landmarks: Tensor) -> None:
         """Blocks were added, whose landmarks' keys are [rows, m, D]."""
 
+    def cut(self, count: int) -> None:
+        """All but the first `count` blocks here were forgotten."""
+
     def choose(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         """The blocks that are retrieved, int64 [B, Hq or 1, n or 1, min(k, blocks)], ascending; the same on all ranks.
 
@@ -50,40 +55,47 @@ class Searcher:
     def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         """The best of this rank's landmarks as `ranked`, int64 [B, Hq or 1, n or 1, k]; the lowest where there are
         fewer."""
-        shared = {"token_and_head": None, "head": 2, "token": 1}[self.config.kind]
-        total = None
-        if shared is not None:
-            total = query.new_full(query.shape[:3], float("-inf"), dtype=sum_dtype(query.dtype))
-            for score, _ in self.scores(query, blocks, rotate, scale):
-                total = torch.logaddexp(total, score.logsumexp(dim=-1))
-            if self.world > 1:
-                total = torch.stack(self.sp.gather(total)).logsumexp(dim=0)
+        if self.config.kind == "token_and_head":
+            return self._best_of_each(query, blocks, rotate, scale)
+        shared = {"head": 2, "token": 1}[self.config.kind]
+        total = query.new_full(query.shape[:3], float("-inf"), dtype=sum_dtype(query.dtype))
+        for keys, _ in self.landmarks(_SCORES, len(query), blocks, rotate):
+            total = torch.logaddexp(total, scores(query, keys, scale).logsumexp(dim=-1))
+        if self.world > 1:
+            total = torch.stack(self.sp.gather(total)).logsumexp(dim=0)
         shape = [1 if dim == shared else size for dim, size in enumerate(query.shape[:3])]
-        best = query.new_full((*shape, self.config.k), torch.iinfo(torch.int64).min, dtype=torch.int64)
-        for score, numbers in self.scores(query, blocks, rotate, scale):
-            if total is not None and shared is not None:
-                score = (score - total[..., None]).amax(dim=shared, keepdim=True)
-            best = torch.cat((best, ranked(score, numbers)), dim=-1).topk(self.config.k, dim=-1).values
+        best = self._lowest(query, shape)
+        for keys, numbers in self.landmarks(_SCORES, len(query), blocks, rotate):
+            score = (scores(query, keys, scale) - total[..., None]).amax(dim=shared, keepdim=True)
+            best = self._better(best, score, numbers)
         return best
 
-    def scores(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Scores [B, Hq, n, c] of this rank's landmarks in turn, and the numbers of their blocks, int64 [c]."""
-        for start in range(0, self.blocks.count, _CHUNK):
-            stop = min(start + _CHUNK, self.blocks.count)
-            numbers = torch.arange(start, stop, device=query.device) * self.world + self.rank
-            yield self.score(query, self.blocks.landmarks(start, stop), numbers, blocks, rotate, scale), numbers
+    def _best_of_each(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
+        best = self._lowest(query, query.shape[:3])
+        for keys, numbers in self.landmarks(_CHUNK, len(query), blocks, rotate):
+            each = max(1, query.shape[2] * _SCORES // len(numbers))
+            for start in range(0, query.shape[2], each):
+                part = slice(start, start + each)
+                best[:, :, part] = self._better(best[:, :, part], scores(query[:, :, part], keys, scale), numbers)
+        return best
 
-    def score(
-        self, query: Tensor, keys: Tensor, numbers: Tensor, blocks: int, rotate: Rotation, scale: float
-    ) -> Tensor:
-        """Scores [B, Hq, n, c] of landmarks' keys [rows, c, D] of the blocks `numbers`, int64 [c]."""
-        wide = sum_dtype(query.dtype)
-        batch, heads, rows, dim = query.shape
-        keys = keys.reshape(batch, -1, *keys.shape[1:])
-        places = self.slots.of_searched(numbers, blocks) * self.stride + self.stride - 1
-        keys = rotate(keys, places[None]).to(wide)
-        found = query.to(wide).reshape(batch, keys.shape[1], -1, dim) @ keys.transpose(-1, -2)
-        return found.mul_(scale).view(batch, heads, rows, -1)
+    def _lowest(self, query: Tensor, shape: Sequence[int]) -> Tensor:
+        return query.new_full((*shape, self.config.k), torch.iinfo(torch.int64).min, dtype=torch.int64)
+
+    def _better(self, best: Tensor, score: Tensor, numbers: Tensor) -> Tensor:
+        k = self.config.k
+        return torch.cat((best, best_ranked(score, numbers, k)), dim=-1).topk(k, dim=-1).values
+
+    def landmarks(
+        self, each: int, batch: int, blocks: int, rotate: Rotation, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The keys of this rank's landmarks from `start` on at the places where they are searched, [B, Hkv, c, D] with
+        c up to `each`, and the numbers of their blocks, int64 [c]."""
+        for first in range(start, self.blocks.count, each):
+            keys = self.blocks.landmarks(first, min(first + each, self.blocks.count))
+            numbers = torch.arange(first, first + keys.shape[1], device=keys.device) * self.world + self.rank
+            places = self.slots.of_searched(numbers, blocks) * self.stride + self.stride - 1
+            yield rotate(keys.reshape(batch, -1, *keys.shape[1:]), places[None]), numbers
 
 
 class Recent(Searcher):
@@ -91,6 +103,31 @@ class Recent(Searcher):
 
     def choose(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         return torch.arange(max(0, blocks - self.config.k), blocks, device=query.device).expand(len(query), 1, 1, -1)
+
+
+def scores(query: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """Scores [B, Hq, n, c] of queries [B, Hq, n, D] and keys [B, Hkv, c, D]."""
+    wide = sum_dtype(query.dtype)
+    grouped = query.to(wide).reshape(len(query), keys.shape[1], -1, query.shape[-1])
+    return (grouped @ keys.to(wide).transpose(-1, -2)).mul_(scale).view(*query.shape[:3], -1)
+
+
+def best_ranked(score: Tensor, numbers: Tensor, k: int) -> Tensor:
+    """The largest k of `ranked(score, numbers)` (all where there are fewer), for score [..., c] and numbers int64 [c].
+
+    A few more than k are found by their scores alone; only where the last of these counts as much as the k-th are all
+    compared, as in the first layer.
+    """
+    few = k + _SPARE
+    if len(numbers) <= few:
+        return ranked(score, numbers).topk(min(k, len(numbers)), dim=-1).values
+    values, places = score.float().topk(few, dim=-1)
+    order = ranked(values, numbers[places])
+    best = order.topk(k, dim=-1).values
+    alike = order[..., few - 1] >> 32 == order[..., k - 1] >> 32
+    if bool(alike.any()):
+        best[alike] = ranked(score[alike], numbers).topk(k, dim=-1).values
+    return best
 
 
 def ranked(score: Tensor, numbers: Tensor) -> Tensor:
@@ -104,6 +141,8 @@ def ranked(score: Tensor, numbers: Tensor) -> Tensor:
     ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> 4
     return (ascending.long() << 32) | numbers
 
+
+_SPARE = 4
 
 # The lower half of what `ranked` gives.
 _NUMBER = 0xFFFFFFFF
