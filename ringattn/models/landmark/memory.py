@@ -50,6 +50,9 @@ class LandmarkMemory:
         # Tokens of a window, landmarks counted.
         self.window = window_blocks(config, self.block) * self.stride
         self.slots = Slots(config, self.block)
+        # Stingy positions are few: their angles are computed once, (cos, sin) [1, reach, D].
+        self._reach = self.slots.window_start(0) + self.window if self.slots.stingy else None
+        self._tables: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
         # Here, and not in the middle of a text.
         check_machine(config)
         self._home = _home(config, self.rank, model.device)
@@ -188,11 +191,16 @@ class LandmarkMemory:
     def _rotation(self, module: nn.Module) -> Rotation:
         apply = sys.modules[type(module).__module__].apply_rotary_pos_emb
         # Not the memory itself: a searcher keeps the function, and a cycle would keep the memory and its files.
-        angles = self._decoder.rotary_emb
+        angles, tables, reach = self._decoder.rotary_emb, self._tables, self._reach
 
         def rotate(x: Tensor, places: Tensor) -> Tensor:
             """x [B, H, n, D] at places, int64 [B or 1, n]."""
-            cos, sin = angles(x, places)
+            if reach is None:
+                cos, sin = angles(x, places)
+            else:
+                if x.dtype not in tables:
+                    tables[x.dtype] = angles(x[:1], torch.arange(reach, device=x.device)[None])
+                cos, sin = (table[0][places] for table in tables[x.dtype])
             turned: Tensor = apply(x, x[:, :1], cos, sin)[0]
             return turned
 
