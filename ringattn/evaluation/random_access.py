@@ -92,14 +92,20 @@ class RandomAccessReader(SequenceReader):
             for states in self._reading.states(inputs[:, at:stop]):
                 yield states, targets[:, at : at + states.shape[1]].to(self.device)
                 at += states.shape[1]
-            self._text = text
+            # Whoever gave it may write other tokens into it.
+            self._text = text.clone()
 
     def _resume(self, text: Tensor, most: int) -> int:
         """Be ready to read `text`; how many of its tokens, up to `most`, are remembered from the one before."""
         before, self._text = self._text, None
-        if self._reading is None or before is None or len(before) != len(text):
+        known = 0
+        if self._reading is not None and before is not None and len(before) == len(text):
+            # A token at least is read.
+            common = min(before.shape[1], text.shape[1] - 1, most)
+            other = (before[:, :common] != text[:, :common]).any(dim=0).nonzero()
+            known = self._reading.rewind(int(other[0, 0]) if len(other) else common)
+        if not known:
+            # The one before goes first: two need not have room.
+            self._reading = None
             self._reading = RandomAccess(self.model, self._retrieval, reserve=text.shape[1], quiet=True)
-            return 0
-        common = min(before.shape[1], text.shape[1], most)
-        other = (before[:, :common] != text[:, :common]).any(dim=0).nonzero()
-        return self._reading.rewind(int(other[0, 0]) if len(other) else common)
+        return known

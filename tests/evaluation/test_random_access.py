@@ -48,6 +48,24 @@ def answers(rank, *, anew=False):
     return found
 
 
+def test_a_text_that_is_written_over_is_read_again():
+    draw = np.random.default_rng(1)
+    sp = SequenceParallel(schedule="ring")
+    model = parallelize(to_landmark(make_model("llama", attention="sdpa"), 4).eval(), sp)
+
+    def reader():
+        return RandomAccessReader(model, RetrievalConfig(k=2, window=12), sp, device=torch.device("cpu"), chunk=16)
+
+    one, tokens, targets = reader(), np.zeros((1, LENGTH), dtype=np.int64), np.full((1, LENGTH), IGNORE)
+    for asked in (LENGTH, LENGTH - 1, 3):
+        tokens[:] = draw.integers(0, 60, (1, LENGTH))
+        targets[:, asked:] = 7
+        for stop in (LENGTH, 60):
+            part = TokenSequence(inputs=tokens[:, :stop], targets=targets[:, :stop])
+            for mine, theirs in zip(one.predictions(part), reader().predictions(part)):
+                np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_beginning_that_is_known_is_not_read_again(world):
     expected = answers(0, anew=True)

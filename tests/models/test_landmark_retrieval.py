@@ -203,6 +203,11 @@ def test_generation_goes_on_as_full_attention_would():
     assert torch.equal(found, tokens)
 
 
+def test_zeros_are_alike_whatever_their_sign():
+    score = torch.zeros(40).copysign(torch.tensor([1.0, -1.0] * 20))
+    assert (best_ranked(score, torch.arange(40), 3) & 0xFFFFFFFF).tolist() == [39, 38, 37]
+
+
 @pytest.mark.parametrize("alike", [1, 3, 40])
 @pytest.mark.parametrize(("count", "k"), [(3, 4), (8, 4), (40, 4), (40, 1)])
 def test_the_best_of_scores_that_are_alike_are_the_later_ones(count, k, alike):
@@ -235,6 +240,8 @@ def test_what_was_read_before_a_rewind_is_as_if_it_never_had_been(settings, tmp_
         assert reading.rewind(asked) == left
         again = torch.cat(list(reading.states(tokens[:, left:])), dim=1)
         assert error(again, whole[:, left:]) < 1e-12
+    with pytest.raises(ValueError, match="from 0 on, got -1"):
+        reading.rewind(-1)
 
 
 def test_under_autocast_sums_stay_wide():

@@ -18,6 +18,9 @@ from ringattn.models.landmark.search import Rotation, Searcher, ranked, scores
 from ringattn.models.landmark.slots import Slots
 from ringattn.settings.retrieval import RetrievalConfig
 
+# Landmarks that are put into an index at one time.
+_TOGETHER = 1024
+
 
 class FaissSearcher(Searcher):
     """An index for each row and key head, in the memory of the host."""
@@ -50,10 +53,12 @@ class FaissSearcher(Searcher):
             index.add(keys.numpy())
 
     def cut(self, count: int) -> None:
+        if not self._indices or self._indices[0].ntotal == count:
+            return
         # Not every index can forget some of its keys.
         self._indices = []
-        if count:
-            self.added(self.blocks.landmarks(0, count))
+        for start in range(0, count, _TOGETHER):
+            self.added(self.blocks.landmarks(start, min(start + _TOGETHER, count)))
 
     def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         batch, heads, rows, dim = query.shape

@@ -8,6 +8,7 @@ Sums are fp32, or fp64 for fp64 inputs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ringattn.kernels import choose_kernel
-from ringattn.kernels.kernel import Request, sum_dtype
-from ringattn.kernels.landmark_bands import find_landmark_bands
+from ringattn.kernels.kernel import Kernel, Request, sum_dtype
+from ringattn.kernels.landmark_bands import LandmarkBand, find_landmark_bands
 from ringattn.sequence.mask import Mask
 
 _NOTHING = float("-inf")
@@ -35,10 +36,22 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, *, block: int, s
     if (columns - rows) % stride or rows == 1:
         return _rows_within_blocks(query, key, value, block=block, scale=scale)
     # Whole blocks and a beginning of one: what the kernels of training compute.
+    kernel = _kernel(Request(query.device, query.dtype, query.shape[-1], landmark_block=block))
+    return kernel.forward(query, key, value, _band(rows, columns, block), scale=scale, softcap=None)
+
+
+# Nearly all windows of a text are alike, and so is what a kernel derives from their band.
+@functools.lru_cache(maxsize=64)
+def _band(rows: int, columns: int, block: int) -> LandmarkBand:
+    """The last `rows` of a document of `columns` tokens, over all of it."""
     mask = Mask(causal=True, landmark_block=block)
     (band,) = find_landmark_bands(np.arange(columns - rows, columns), np.arange(columns), mask, columns)
-    kernel = choose_kernel("auto", Request(query.device, query.dtype, query.shape[-1], landmark_block=block))
-    return kernel.forward(query, key, value, band, scale=scale, softcap=None)
+    return band
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(request: Request) -> Kernel:
+    return choose_kernel("auto", request)
 
 
 def _rows_within_blocks(

@@ -102,8 +102,13 @@ class LandmarkMemory:
         self.place += places
 
     def rewind(self, tokens: int) -> int:
-        """Forget what was read behind the first `tokens`, and what their last window has of them; returns how many are
-        left, whole windows."""
+        """Forget all but whole windows within the first `tokens`; returns how many tokens are left. The same on each
+        rank.
+
+        Raises ValueError for a negative number.
+        """
+        if tokens < 0:
+            raise ValueError(f"a text is kept up to a number of tokens from 0 on, got {tokens}: give where to go on.")
         windows = min(tokens // self.block * self.stride, self.start) // self.window
         self.place = self.start = windows * self.window
         held = len(range(self.rank, self.blocks, self.world))

@@ -75,8 +75,11 @@ class RandomAccess:
         return found
 
     def rewind(self, tokens: int) -> int:
-        """Forget all but the first `tokens` of the text, to go on otherwise. Blocks are forgotten whole windows at a
-        time: returns how many tokens are left, `tokens` or a few less, from where the text is to be read again."""
+        """Forget all but the first `tokens` of the text, to go on otherwise; every rank of several alike.
+
+        Whole windows that are no longer the newest are kept: returns how many tokens are left, `tokens` or up to a
+        window less, from where the text is to be read again. Raises ValueError for a negative number.
+        """
         return self.memory.rewind(tokens)
 
     def step(self, tokens: Tensor) -> Tensor:

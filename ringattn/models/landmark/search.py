@@ -21,7 +21,7 @@ from ringattn.settings.retrieval import RetrievalConfig
 # Landmarks that are searched at one time, and how many scores of each query exist then, on the average: of many
 # landmarks, a few of the queries at a time.
 _CHUNK = 1024
-_SCORES = 128
+_SCORES = 32
 
 Rotation = Callable[[Tensor, Tensor], Tensor]
 
@@ -137,7 +137,8 @@ def ranked(score: Tensor, numbers: Tensor) -> Tensor:
     In the first layer all landmarks have one key, and those that are searched at one place score alike: without a rule
     for that, what is retrieved would depend on how many ranks there are. The last four bits of fp32 are rounding.
     """
-    bits = score.float().contiguous().view(torch.int32)
+    # Zeros are alike, whatever their sign.
+    bits = (score.float() + 0.0).view(torch.int32)
     ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> 4
     return (ascending.long() << 32) | numbers
 
