@@ -36,9 +36,10 @@ evaluate() { # TASK FOLDER LENGTHS [settings of ringattn eval]
 # Each of two ranks reads texts of its own.
 landmarks=(model.path="$out/run/checkpoints/latest" retrieval.keep=cpu mesh.sequence_parallel=1)
 for k in 2 4 8; do
-    for search in recent exact; do
-        evaluate perplexity "perplexity-$search-k$k" "${BOOK_LENGTH:-16k}" "${landmarks[@]}" retrieval.k=$k \
-            retrieval.search=$search
+    # All of them the last blocks, which is a window of equal cost; half; none.
+    for recent in $k $((k / 2)) 0; do
+        evaluate perplexity "perplexity-k$k-recent$recent" "${BOOK_LENGTH:-16k}" "${landmarks[@]}" retrieval.k=$k \
+            retrieval.recent=$recent
     done
 done
 evaluate passkey landmark-passkey "${LENGTHS:-2k,8k,32k}" "${landmarks[@]}" samples="${SAMPLES:-10}"

@@ -33,11 +33,8 @@ class RetrievalConfig:
     )
     keep: Literal["device", "cpu", "file"] = setting("device", "where keys and values of past blocks wait")
     folder: str | None = setting(None, "of the files, with keep=file")
-    search: str = setting(
-        "exact",
-        "exact; recent, which takes the k last blocks unsearched (a sliding window of the same cost, to compare with); "
-        "faiss, or faiss:FACTORY with an index of it that needs no training",
-    )
+    recent: int = setting(0, "of the k blocks, how many are the last ones whatever the query; k: a sliding window")
+    search: str = setting("exact", "exact; faiss, or faiss:FACTORY with an index of it that needs no training")
 
 
 def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None:
@@ -58,21 +55,25 @@ def check_retrieval(config: RetrievalConfig, *, name: str = "retrieval") -> None
             f"keep=file writes into {name}.folder, got {name}.keep={config.keep} and {name}.folder={config.folder}: "
             f"{'name a folder' if config.keep == 'file' else f'leave the folder out, or write {name}.keep=file'}."
         )
-    kind, _, factory = config.search.partition(":")
-    if kind not in ("exact", "recent", "faiss") or (kind != "faiss" and config.search != kind):
+    if not 0 <= config.recent <= config.k:
         raise ValueError(
-            f"{name}.search is exact, recent, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
+            f"of the k = {config.k} blocks, {name}.recent are the last ones, got {config.recent}: write a number from "
+            f"0 to {config.k}."
+        )
+    kind, _, factory = config.search.partition(":")
+    if kind not in ("exact", "faiss") or (kind == "exact" and config.search != kind):
+        raise ValueError(
+            f"{name}.search is exact, faiss or faiss:FACTORY, got {config.search!r}: write {name}.search=exact."
         )
     if ":" in config.search and not _INDEX.fullmatch(factory):
         raise ValueError(
             f"{name}.search=faiss:FACTORY is an index that needs no training, Flat, SQfp16 or HNSW with a number "
             f"(HNSW32, HNSW32,SQfp16), got {factory!r}: write {name}.search=faiss:HNSW32."
         )
-    if kind != "exact" and config.kind != "token_and_head":
-        why = "an index answers each query by itself" if kind == "faiss" else "the last blocks are everybody's"
+    if kind == "faiss" and config.kind != "token_and_head":
         raise ValueError(
-            f"{why}, so that {name}.search={kind} goes with {name}.kind=token_and_head, got kind={config.kind}: write "
-            f"{name}.search=exact."
+            f"an index answers each query by itself, so that {name}.search=faiss goes with {name}.kind=token_and_head, "
+            f"got kind={config.kind}: write {name}.search=exact."
         )
 
 

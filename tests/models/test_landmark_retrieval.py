@@ -79,9 +79,9 @@ def test_text_in_one_piece_or_token_by_token_is_the_same(settings):
     assert error(read(landmark_model(), [1] * LENGTH, **settings), whole) < 1e-10
 
 
-def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, search: str) -> Tensor:
+def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, recent: int) -> Tensor:
     """Sections 3.2 and 3.4 for each head of the first layer, written out: key and value before positions, [S, D]. With
-    search=recent the k last blocks stand for the best ones."""
+    recent > 0 so many of the k are the last blocks."""
     half = query.shape[-1] // 2
     theta = 1.0 / 10000.0 ** (torch.arange(half).float() / half)
 
@@ -101,8 +101,9 @@ def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, search: s
         for t in range(past):
             slot = max(0, t - past + k + 1)
             scores[t] = float(q @ turned(key[t * STRIDE + BLOCK], slot * STRIDE + BLOCK)), t
-        best = sorted((round(score, 4), t) for score, t in scores.values())
-        chosen = sorted(t for _, t in best[-k:]) if search == "exact" else sorted(scores)[-k:]
+        last = range(max(0, past - recent), past)
+        best = sorted((round(score, 4), t) for score, t in scores.values() if t not in last)
+        chosen = [*sorted(t for _, t in best[max(0, len(best) - (k - len(last))) :]), *last]
         logits, values = [], []
         for j in range(own * STRIDE, i + 1):
             if j % STRIDE != BLOCK:
@@ -121,9 +122,8 @@ def of_the_paper(query: Tensor, key: Tensor, value: Tensor, *, k: int, search: s
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("search", ["exact", "recent"])
-@pytest.mark.parametrize("k", [1, 3])
-def test_retrieval_is_the_paper_s(k, search):
+@pytest.mark.parametrize(("k", "recent"), [(1, 0), (3, 0), (1, 1), (3, 1), (3, 3)])
+def test_retrieval_is_the_paper_s(k, recent):
     model = landmark_model()
     layer, seen = model.model.layers[0].self_attn, {}
 
@@ -135,7 +135,7 @@ def test_retrieval_is_the_paper_s(k, search):
 
     hooks = [layer.register_forward_hook(keep, with_kwargs=True), layer.o_proj.register_forward_pre_hook(keep_out)]
     try:
-        read(model, [LENGTH], k=k, search=search)
+        read(model, [LENGTH], k=k, recent=recent)
     finally:
         for hook in hooks:
             hook.remove()
@@ -143,7 +143,7 @@ def test_retrieval_is_the_paper_s(k, search):
     with torch.no_grad():
         query, key, value = (f(states).view(len(states), -1, 8) for f in (layer.q_proj, layer.k_proj, layer.v_proj))
     for head in range(4):
-        expected = of_the_paper(query[:, head], key[:, head // 2], value[:, head // 2], k=k, search=search)
+        expected = of_the_paper(query[:, head], key[:, head // 2], value[:, head // 2], k=k, recent=recent)
         assert error(out.view(len(states), 4, 8)[:, head], expected) < 1e-5, head
 
 
@@ -176,7 +176,8 @@ def parallel_read(rank: int, settings: dict[str, Any], folder: str | None) -> tu
         (2, {"k": 2}),
         (3, {"k": 1, "positions": "plain", "keep": "file"}),
         (2, {"k": 3, "kind": "head", "keep": "cpu"}),
-        (3, {"k": 2, "search": "recent"}),
+        (3, {"k": 3, "recent": 1}),
+        (2, {"k": 3, "recent": 2, "kind": "token"}),
         (2, {"k": 100, "kind": "token"}),
     ],
 )
@@ -262,11 +263,12 @@ def test_faiss_finds_what_the_matrix_product_finds(factory):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed: ringattn[faiss]")
-def test_faiss_searches_older_blocks_in_one_place():
+@pytest.mark.parametrize("recent", [0, 1])
+def test_faiss_searches_older_blocks_in_one_place(recent):
     model, random = landmark_model(), torch.Generator().manual_seed(3)
     found = []
     for search in ("exact", "faiss"):
-        memory = RandomAccess(model, RetrievalConfig(k=2, window=WINDOW, search=search)).memory
+        memory = RandomAccess(model, RetrievalConfig(k=2, window=WINDOW, search=search, recent=recent)).memory
         module = model.model.layers[1].self_attn
         random.manual_seed(3)
         for _ in range(5):
@@ -324,14 +326,15 @@ def test_a_folder_that_can_t_be_written_is_said_before_anything_is_read(tmp_path
         ({"keep": "disk"}, "retrieval.keep is one of device, cpu, file, got 'disk'"),
         ({"keep": "file"}, "keep=file writes into retrieval.folder, .*: name a folder"),
         ({"folder": "x"}, "write retrieval.keep=file"),
-        ({"search": "annoy"}, "exact, recent, faiss or faiss:FACTORY, got 'annoy'"),
-        ({"search": "recent:3"}, "exact, recent, faiss or faiss:FACTORY, got 'recent:3'"),
+        ({"search": "annoy"}, "exact, faiss or faiss:FACTORY, got 'annoy'"),
+        ({"search": "exact:3"}, "exact, faiss or faiss:FACTORY, got 'exact:3'"),
+        ({"k": 2, "recent": 3}, r"of the k = 2 blocks, .*recent are the last ones, got 3: write a number from 0 to 2"),
+        ({"recent": -1}, "got -1: write a number from 0 to 4"),
         (
             {"search": "faiss:IVF100,Flat"},
             "needs no training, .*, got 'IVF100,Flat': write retrieval.search=faiss:HNSW32",
         ),
         ({"search": "faiss:"}, "needs no training, .*, got ''"),
-        ({"search": "recent", "kind": "token"}, "the last blocks are everybody's, .* got kind=token"),
         ({"search": "faiss", "kind": "head"}, "goes with retrieval.kind=token_and_head, got kind=head"),
     ],
 )

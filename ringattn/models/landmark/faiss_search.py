@@ -62,16 +62,12 @@ class FaissSearcher(Searcher):
 
     def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         batch, heads, rows, dim = query.shape
-        k, held = self.config.k, self.blocks.count
+        k, held, searched = self.config.k, self.blocks.count, self.searched(blocks)
         best = query.new_full((batch, heads, rows, k), torch.iinfo(torch.int64).min, dtype=torch.int64)
-        if not held:
-            return best
-        # Blocks among the last k that this rank holds: what the index knows of them stands in another place.
-        recent = sum(1 for number in range(max(0, blocks - k), blocks) if number % self.world == self.rank)
-        recent = min(recent, held) if self.slots.stingy else 0
-        older = held - recent
+        # What the index knows of the last k stands in another place: those that are searched are met one by one.
+        older = min(searched, len(range(self.rank, blocks - k, self.world))) if self.slots.stingy else searched
         if older:
-            wanted = min(k + recent, held)
+            wanted = min(k + held - older, held)
             grouped = query.float().reshape(len(self._indices), -1, dim).cpu()
             found = [index.search(of_row.numpy(), wanted) for index, of_row in zip(self._indices, grouped)]
             score, place = (
@@ -80,8 +76,8 @@ class FaissSearcher(Searcher):
             order = ranked(score * scale, place.clamp(min=0) * self.world + self.rank)
             order = order.masked_fill((place < 0) | (place >= older), torch.iinfo(torch.int64).min)
             best = torch.cat((best, order.view(batch, heads, rows, wanted)), dim=-1)
-        if recent:
-            ((keys, numbers),) = self.landmarks(recent, batch, blocks, rotate, start=older)
+        if older < searched:
+            ((keys, numbers),) = self.landmarks(searched, batch, blocks, rotate, start=older)
             best = torch.cat((best, ranked(scores(query, keys, scale), numbers)), dim=-1)
         return best.topk(k, dim=-1).values
 

@@ -46,11 +46,20 @@ class Searcher:
 
         query: [B, Hq, n, D], with positions. blocks: how many there are over all ranks.
         """
+        recent = min(self.config.recent, blocks)
+        last = torch.arange(blocks - recent, blocks, device=query.device).expand(len(query), 1, 1, -1)
+        wanted = min(self.config.k, blocks) - recent
+        if not wanted:
+            return last
         best = self.best_here(query, blocks, rotate, scale)
         if self.world > 1:
             best = torch.cat(self.sp.gather(best), dim=-1)
-        best = best.topk(min(self.config.k, blocks), dim=-1).values
-        return (best & _NUMBER).sort(dim=-1).values
+        found = (best.topk(wanted, dim=-1).values & _NUMBER).sort(dim=-1).values
+        return torch.cat((found, last.expand(*found.shape[:-1], -1)), dim=-1)
+
+    def searched(self, blocks: int) -> int:
+        """How many of this rank's blocks are searched: all before those that are retrieved as the last ones."""
+        return len(range(self.rank, blocks - self.config.recent, self.world))
 
     def best_here(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
         """The best of this rank's landmarks as `ranked`, int64 [B, Hq or 1, n or 1, k]; the lowest where there are
@@ -89,20 +98,14 @@ class Searcher:
     def landmarks(
         self, each: int, batch: int, blocks: int, rotate: Rotation, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The keys of this rank's landmarks from `start` on at the places where they are searched, [B, Hkv, c, D] with
-        c up to `each`, and the numbers of their blocks, int64 [c]."""
-        for first in range(start, self.blocks.count, each):
-            keys = self.blocks.landmarks(first, min(first + each, self.blocks.count))
+        """The keys of this rank's landmarks that are searched, from `start` on, at the places where they are then,
+        [B, Hkv, c, D] with c up to `each`, and the numbers of their blocks, int64 [c]."""
+        stop = self.searched(blocks)
+        for first in range(start, stop, each):
+            keys = self.blocks.landmarks(first, min(first + each, stop))
             numbers = torch.arange(first, first + keys.shape[1], device=keys.device) * self.world + self.rank
             places = self.slots.of_searched(numbers, blocks) * self.stride + self.stride - 1
             yield rotate(keys.reshape(batch, -1, *keys.shape[1:]), places[None]), numbers
-
-
-class Recent(Searcher):
-    """The k last blocks whatever the query: a sliding window that costs what retrieval costs, to compare it with."""
-
-    def choose(self, query: Tensor, blocks: int, rotate: Rotation, scale: float) -> Tensor:
-        return torch.arange(max(0, blocks - self.config.k), blocks, device=query.device).expand(len(query), 1, 1, -1)
 
 
 def scores(query: Tensor, keys: Tensor, scale: float) -> Tensor:
@@ -168,8 +171,6 @@ def make_searcher(
     """The searcher that the settings name. ValueError where faiss is named and can't serve."""
     if config.search == "exact":
         return Searcher(config, blocks, slots, sp=sp, stride=stride)
-    if config.search == "recent":
-        return Recent(config, blocks, slots, sp=sp, stride=stride)
     from ringattn.models.landmark.faiss_search import FaissSearcher
 
     return FaissSearcher(config, blocks, slots, sp=sp, stride=stride, rotate=rotate)
