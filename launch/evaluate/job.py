@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ringattn.attention import SequenceParallel
+from ringattn.evaluation.parts import PartsReader, Reader
 from ringattn.evaluation.random_access import RandomAccessReader
 from ringattn.evaluation.result import Evaluation, Setup
 from ringattn.evaluation.scoring import score_cases
@@ -62,7 +63,11 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
     rows, sp = _make_ranks(config, device)
     together(lambda: _check_same(sp, config, inputs))
     reader, notes = together(lambda: _make_reader(config, sp, device))
-    perplexity, scores = _ask(config, reader, rows, inputs)
+    parts = _make_parts(config, reader, sp, folder)
+    perplexity, scores = _ask(config, parts, rows, inputs)
+    number, seconds = parts.before()
+    if number:
+        notes.append(f"{number} of the batches had been read before this evaluation was stopped, in {seconds:,.0f} s")
     harness = _run_harness(config, reader) if "harness" in config.task_names else None
     hosts: list[Any] | None = [None] * dist.get_world_size() if rank == 0 else None
     dist.gather_object(place(), hosts)
@@ -85,7 +90,21 @@ def evaluate(config: EvaluationConfig, *, command: str) -> Evaluation | None:
     )
     evaluation = Evaluation(setup=setup, perplexity=perplexity, scores=scores, harness=harness)
     _report(evaluation, folder, other)
+    parts.clear()
     return evaluation
+
+
+def _make_parts(
+    config: EvaluationConfig, reader: SequenceReader, sp: SequenceParallel, folder: Path | None
+) -> PartsReader:
+    """The reader, with what an evaluation into rank 0's `folder` has read before."""
+    settings = asdict(config)
+    figures = {name: settings[name] for name in ("model", "schedule", "retrieval", "precision")}
+    stretched = max(config.token_lengths) if config.model.rope_scaling else None
+    files = sorted(config.folder.glob("*.safetensors")) if config.folder.is_dir() else [config.folder]
+    weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    model = f"{figures} {stretched} {weights} {sp.world} {reader.device.type} {versions()} {commit()}"
+    return PartsReader(reader, folder, model=model, writes=sp.rank == 0)
 
 
 def _make_ranks(config: EvaluationConfig, device: torch.device) -> tuple[Rows, SequenceParallel]:
@@ -163,7 +182,7 @@ def _notes(config: EvaluationConfig, model: PreTrainedModel) -> list[str]:
 
 
 def _ask(
-    config: EvaluationConfig, reader: SequenceReader, rows: Rows, inputs: Inputs
+    config: EvaluationConfig, reader: Reader, rows: Rows, inputs: Inputs
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """(length reports, scores)."""
     began = time.perf_counter()

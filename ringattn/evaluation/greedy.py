@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ringattn.data.sequence import Sequence as TokenSequence
+from ringattn.evaluation.parts import Reader
 from ringattn.training.loss import IGNORE
-from ringattn.training.reader import SequenceReader
 
 
 def decode(
-    reader: SequenceReader,
+    reader: Reader,
     tokens: np.ndarray,
     spans: Sequence[tuple[int, int]],
     *,

@@ -18,11 +18,11 @@ import numpy as np
 
 from ringattn.data.sequence import Sequence as TokenSequence
 from ringattn.evaluation.greedy import decode
+from ringattn.evaluation.parts import Reader
 from ringattn.evaluation.result import Score
 from ringattn.evaluation.samples import Case, Sample
 from ringattn.runtime.rows import Rows
 from ringattn.training.loss import IGNORE
-from ringattn.training.reader import SequenceReader
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Outcome:
 
 
 def score_cases(
-    reader: SequenceReader,
+    reader: Reader,
     cases: Sequence[Case],
     *,
     samples: int,
@@ -70,7 +70,7 @@ def _alike(case: Case) -> tuple[str, int, bool]:
     return case.task, case.length, case.text
 
 
-def _taught(reader: SequenceReader, rows: Sequence[Sample]) -> list[_Outcome]:
+def _taught(reader: Reader, rows: Sequence[Sample]) -> list[_Outcome]:
     """One pass with all answers given."""
     tokens = np.stack([row.tokens for row in rows])
     targets = np.full_like(tokens, IGNORE)
@@ -89,7 +89,7 @@ def _taught(reader: SequenceReader, rows: Sequence[Sample]) -> list[_Outcome]:
     return outcomes
 
 
-def _decoded(reader: SequenceReader, rows: Sequence[Sample], text: Callable[[np.ndarray], str]) -> list[_Outcome]:
+def _decoded(reader: Reader, rows: Sequence[Sample], text: Callable[[np.ndarray], str]) -> list[_Outcome]:
     """Decoded from the prompt on, as many tokens as the sample has behind it."""
     taught = _taught(reader, rows)
     tokens = np.stack([row.tokens for row in rows])

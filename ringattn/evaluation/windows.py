@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ringattn.data.sequence import Sequence as TokenSequence
+from ringattn.evaluation.parts import Reader
 from ringattn.evaluation.perplexity import LengthReport, length_report
 from ringattn.evaluation.window_starts import window_starts
 from ringattn.runtime.rows import Rows
-from ringattn.training.reader import SequenceReader
 
 
 def text_perplexity(
-    reader: SequenceReader,
+    reader: Reader,
     tokens: np.ndarray,
     lengths: Sequence[int],
     *,
@@ -51,5 +51,5 @@ def text_perplexity(
     return reports
 
 
-def _losses(reader: SequenceReader, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _losses(reader: Reader, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return reader.sequence_losses(TokenSequence(inputs=inputs, targets=targets)).cpu().double().numpy()

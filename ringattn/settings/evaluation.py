@@ -76,7 +76,9 @@ class EvaluationConfig:
     chunk: int = setting(1024, "tokens whose logits exist at a time")
     batch_tokens: int = setting(16384, "sequences are read together up to so many tokens in all")
     name: str | None = setting(None, "what the model is called in tables; null: its folder")
-    out: str | None = setting(None, "where to write, a new folder; null: runs/eval-DATE-TIME")
+    out: str | None = setting(
+        None, "where to write: a new folder, or that of a stopped evaluation, which goes on; null: runs/eval-DATE-TIME"
+    )
     compare: str | None = setting(None, "result.json of another evaluation, or its folder, to show beside this one")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: TextConfig = field(default_factory=TextConfig)
@@ -190,13 +192,15 @@ def _check_random_access(config: EvaluationConfig, retrieval: RetrievalConfig) -
 
 
 def out_folder(config: EvaluationConfig, *, stamp: str) -> Path:
-    """Where to write; not there yet. stamp: date and time, for a folder that was not named.
+    """Where to write: not there yet, or left by an evaluation that was stopped. stamp: date and time, for a folder that
+    was not named.
 
     Raises:
         ValueError: it exists, or cannot be made.
     """
     folder = Path(config.out or f"runs/eval-{stamp}").expanduser().absolute()
-    if folder.exists():
+    stopped = folder.is_dir() and {path.name for path in folder.iterdir()} <= {"parts"}
+    if folder.exists() and not stopped:
         raise ValueError(f"an evaluation writes into a folder of its own, but {folder} exists: choose another out=...")
     above = next(above for above in folder.parents if above.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):

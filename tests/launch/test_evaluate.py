@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+import torch.distributed as dist
 from ranks import refusals, run_ranks
 from ringattn.launch.evaluate.inputs import make_inputs
 from ringattn.launch.evaluate.job import evaluate
@@ -13,6 +15,7 @@ from ringattn.launch.evaluate.settings import help_text, read, read_other
 from tiny_folders import TEXT, random_model, recall_model
 
 from ringattn.report import evaluation_json
+from ringattn.training.reader import SequenceReader
 
 WORDS = ["lengths=560,700", "windows=2", "depths=2", "samples=2", "recall.pairs=4", "threads=1", "ruler.common=2"]
 ALL = "tasks=perplexity,passkey,ruler,recall"
@@ -103,6 +106,92 @@ def test_stretched_positions_reach(place):
     words = ["tasks=recall", "model.rope_scaling=yarn:1024", f"out={place / 'yarn'}"]
     (found,) = run_ranks(1, evaluated, 1, words_of(place, *words), threads=True)
     assert found.setup.notes == () and found.setup.settings["model"]["rope_scaling"] == "yarn:1024"
+
+
+class Stopped(Exception):
+    """What ends an evaluation in its middle."""
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often each rank has called the model; `calls.limit`: how often it may."""
+
+    class Calls(Counter):
+        limit = 1000
+
+    calls = Calls()
+
+    def counted(function):
+        def call(reader, sequence):
+            rank = dist.get_rank()
+            if calls[rank] == calls.limit:
+                raise Stopped
+            calls[rank] += 1
+            return function(reader, sequence)
+
+        return call
+
+    for name in ("predictions", "sequence_losses"):
+        monkeypatch.setattr(SequenceReader, name, counted(getattr(SequenceReader, name)))
+    return calls
+
+
+def stopped(rank, world, words):
+    with pytest.raises(Stopped):
+        evaluated(rank, world, words)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_stopped_evaluation_goes_on_where_it_was(made, place, calls, rows):
+    out = place / f"stopped-{rows}"
+    more = [ALL, RULER, "batch_tokens=1", f"mesh.sequence_parallel={2 // rows}", f"out={out}"]
+    calls.limit = 9
+    run_ranks(2, stopped, 2, words_of(place, *more), threads=True)
+    parts = sorted((out / "parts").iterdir())
+    assert len(parts) == 9 * rows and all(path.suffix == ".npz" for path in parts)
+    parts[0].write_bytes(parts[0].read_bytes()[:50])
+    calls.clear()
+    calls.limit = 1000
+    again = run_ranks(2, evaluated, 2, words_of(place, *more), threads=True)[0]
+    assert len(again.scores) == len(made[0].scores)
+    for mine, theirs in zip(again.scores, made[0].scores):
+        assert (mine.task, mine.name, mine.length, mine.score, mine.written) == (
+            theirs.task,
+            theirs.name,
+            theirs.length,
+            theirs.score,
+            theirs.written,
+        )
+        assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
+    for mine, theirs in zip(again.perplexity, made[0].perplexity):
+        assert mine.whole.loss == pytest.approx(theirs.whole.loss, abs=1e-4)
+    # What was cut short is read again; in one row both ranks read each batch.
+    batches = sum(report.sequences for report in again.perplexity) + 2 * len(again.scores)
+    assert calls.total() == (batches - (9 * rows - 1)) * (3 - rows)
+    assert again.setup.notes[-1].startswith(f"{9 * rows - 1} of the batches had been read before")
+    assert not (out / "parts").exists() and (out / "result.json").is_file()
+
+
+def test_what_another_model_read_is_not_taken(place, calls):
+    words = ["tasks=recall", "lengths=64", "recall.pairs=4", "samples=2", "batch_tokens=1", f"out={place / 'other'}"]
+    calls.limit = 1
+    run_ranks(1, stopped, 1, [f"model.path={place / 'model'}", *words], threads=True)
+    assert len(list((place / "other" / "parts").iterdir())) == 1
+    calls.clear()
+    calls.limit = 1000
+    found = run_ranks(1, evaluated, 1, [f"model.path={place / 'recall'}", *words], threads=True)[0]
+    assert calls.total() == 2 and found.scores[0].score == 1.0 and "batches" not in " ".join(found.setup.notes)
+
+
+def test_without_room_for_its_parts_an_evaluation_goes_on(place, capsys):
+    (place / "full").mkdir()
+    (place / "full" / "parts").write_text("in the way")
+    words = ["tasks=recall", "lengths=64", "recall.pairs=4", "samples=1", f"out={place / 'full'}"]
+    found = run_ranks(1, evaluated, 1, [f"model.path={place / 'recall'}", *words], threads=True)[0]
+    assert found.scores[0].score == 1.0 and (place / "full" / "result.json").is_file()
+    assert "parts cannot be written (File exists): if this evaluation is stopped, it will start anew." in (
+        capsys.readouterr().err
+    )
 
 
 def run(*words, launcher=("ringattn",)):
