@@ -1,11 +1,14 @@
-"""Documents to fine-tune retrieval on: book passages, and pass keys hidden in passages and in the paper's noise.
+"""Documents to fine-tune retrieval on: book passages, also interleaved, and pass keys hidden in passages and in noise.
 
     python scripts/passkey_documents.py OUT.jsonl --documents 4000 --characters 900:2800
-    python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --text my-book.txt
+    python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --text my-book.txt --kinds 1,3,1,1
 
-A fifth of the documents are passages of the text as they are, two fifths have a pass key hidden in a passage and asked
-for at their end, two fifths in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark Attention", section
-4.2), at a depth drawn evenly. One JSON object a line, `{"text": ...}`; the same seed makes the same file.
+--kinds are the shares of four kinds of documents: passages of the text as they are; two to four passages cut in pieces
+and interleaved, so that a piece goes on with what stands some blocks before it, and what is between says nothing of it
+(distractors, as S. Tworkowski et al., "Focused Transformer", arXiv 2307.03170, train against); a pass key hidden in a
+passage and asked for at its end; and the same in the noise of the passkey task (A. Mohtashami and M. Jaggi, "Landmark
+Attention", section 4.2), at a depth drawn evenly. One JSON object a line, `{"text": ...}`; the same seed makes the same
+file.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from ringattn.evaluation.passkey import HEAD, NEEDLE, QUESTION
 from ringattn.evaluation.samples import NOISE
 from ringattn.evaluation.text import book_of
 
-_MAKERS = ("passage", *("passage with a key",) * 2, *("noise with a key",) * 2)
+_KINDS = ("passage", "interleaved passages", "passage with a key", "noise with a key")
+
+# Of a piece of a passage that is interleaved with others: a block or two of tokens.
+_PIECE = (40, 120)
 
 
 def main() -> None:
@@ -35,7 +41,7 @@ def main() -> None:
         raise SystemExit(f"a passage has up to {most} characters, but the text has {len(text)}: give a longer text")
     with Path(options.out).open("w", encoding="utf-8") as file:
         for _ in range(options.documents):
-            kind = _MAKERS[int(draw.integers(len(_MAKERS)))]
+            kind = _KINDS[int(draw.choice(len(_KINDS), p=np.array(options.kinds) / sum(options.kinds)))]
             file.write(json.dumps({"text": document(draw, kind, text, int(draw.integers(least, most + 1)))}) + "\n")
     print(f"wrote {options.documents} documents into {options.out}")
 
@@ -44,6 +50,8 @@ def document(draw: np.random.Generator, kind: str, text: str, size: int) -> str:
     """A document of about `size` characters."""
     if kind == "passage":
         return passage(draw, text, size)
+    if kind == "interleaved passages":
+        return interleaved(draw, text, size)
     key = int(draw.integers(10_000, 100_000))
     question = f"{QUESTION} {key}."
     room = max(0, size - len(HEAD) - len(NEEDLE) - len(question))
@@ -63,6 +71,21 @@ def passage(draw: np.random.Generator, text: str, size: int) -> str:
     return text[start : start + size]
 
 
+def interleaved(draw: np.random.Generator, text: str, size: int) -> str:
+    """Two to four passages of about `size` characters in all, cut in pieces, which stand in their order."""
+    number = int(draw.integers(2, 5))
+    words = [passage(draw, text, size // number).split() for _ in range(number)]
+    pieces = []
+    while any(words):
+        # The longer what is left, the sooner it goes on: passages end together.
+        left = np.array([len(w) for w in words])
+        chosen = int(draw.choice(number, p=left / left.sum()))
+        length = int(draw.integers(*_PIECE))
+        pieces.append(" ".join(words[chosen][:length]))
+        words[chosen] = words[chosen][length:]
+    return "\n\n".join(pieces)
+
+
 def _options() -> argparse.Namespace:
     def span(words: str) -> tuple[int, int]:
         least, _, most = words.partition(":")
@@ -70,10 +93,19 @@ def _options() -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"two numbers from 200 on, the smaller first, got {words}")
         return int(least), int(most)
 
+    def shares(words: str) -> tuple[int, ...]:
+        found = tuple(int(word) for word in words.split(","))
+        if len(found) != len(_KINDS) or min(found) < 0 or not sum(found):
+            raise argparse.ArgumentTypeError(f"{len(_KINDS)} shares, not all of them 0, got {words}")
+        return found
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("--documents", type=int, default=4000)
     parser.add_argument("--characters", type=span, default=(900, 2800), metavar="LEAST:MOST", help="of a document")
+    parser.add_argument(
+        "--kinds", type=shares, default=(1, 0, 2, 2), metavar="1,0,2,2", help="shares of the four kinds of documents"
+    )
     parser.add_argument("--text", help="a text file; the King James Bible unless given")
     parser.add_argument("--leave-out", metavar="BOOK", help="of the Bible, to be read by the evaluation alone")
     parser.add_argument("--seed", type=int, default=0)

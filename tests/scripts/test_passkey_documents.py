@@ -48,3 +48,25 @@ def test_a_text_shorter_than_a_document_is_refused(tmp_path, book):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert "give a longer text" in done.stderr
+
+
+def test_interleaved_passages_go_on_behind_others(tmp_path, book):
+    whole = book.read_text()
+    found = documents(tmp_path, "--text", str(book), "--characters", "3000:3200", "--kinds", "0,1,0,0")
+    returns = 0
+    for text in found:
+        pieces = text.split("\n\n")
+        # Each piece is a stretch of the text, and begins a passage or goes on with one that stands before it.
+        assert all(piece in whole for piece in pieces)
+        for number, piece in enumerate(pieces[2:], 2):
+            returns += any(f"{before} {piece}" in whole for before in pieces[: number - 1])
+        assert 2500 < len(text) < 3400
+    assert returns > 2 * len(found)
+
+
+@pytest.mark.parametrize("shares", ["0,0,0,0", "1,1", "1,-1,1,1"])
+def test_shares_that_are_none_are_refused(tmp_path, book, shares):
+    words = [sys.executable, SCRIPT, tmp_path / "out.jsonl", "--text", book, "--kinds", shares]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "4 shares, not all of them 0" in done.stderr
