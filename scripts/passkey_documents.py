@@ -1,7 +1,7 @@
 """Documents to fine-tune retrieval on: book passages, also interleaved, and pass keys hidden in passages and in noise.
 
     python scripts/passkey_documents.py OUT.jsonl --documents 4000 --characters 900:2800
-    python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --text my-book.txt --kinds 1,3,1,1
+    python scripts/passkey_documents.py OUT.jsonl --leave-out Genesis --leave-out Exodus --kinds 1,3,1,1
 
 --kinds are the shares of four kinds of documents: passages of the text as they are; two to four passages cut in pieces
 and interleaved, so that a piece goes on with what stands some blocks before it, and what is between says nothing of it
@@ -33,8 +33,8 @@ _PIECE = (40, 120)
 def main() -> None:
     options = _options()
     text = Path(options.text).read_text(encoding="utf-8") if options.text else king_james()
-    if options.leave_out:
-        text = text.replace(book_of(text, options.leave_out), "")
+    for book in [book_of(text, name) for name in options.leave_out]:
+        text = text.replace(book, "")
     least, most = options.characters
     draw = np.random.default_rng(options.seed)
     if len(text) <= most:
@@ -107,7 +107,13 @@ def _options() -> argparse.Namespace:
         "--kinds", type=shares, default=(1, 0, 2, 2), metavar="1,0,2,2", help="shares of the four kinds of documents"
     )
     parser.add_argument("--text", help="a text file; the King James Bible unless given")
-    parser.add_argument("--leave-out", metavar="BOOK", help="of the Bible, to be read by the evaluation alone")
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="BOOK",
+        help="of the Bible, to be read by the evaluation alone; may be given again",
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
